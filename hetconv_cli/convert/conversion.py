@@ -1,0 +1,128 @@
+"""convert(): a network in, a rewritten copy and the plan out."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from hetconv_cli.arrangement import Arrangement
+from hetconv_cli.convert.candidates import find_candidates
+from hetconv_cli.convert.rewrite import apply_plan, core_name
+from hetconv_cli.convert.trace import Recorder, Trace, forward_pass, trace
+from hetconv_cli.convert.transfer import Transfer
+from hetconv_cli.errors import ArgumentError, HetconvError
+from hetconv_cli.layers import GroupwisePointwise, HetConv2d
+from hetconv_cli.models.example import ExampleSpec, spec_of
+from hetconv_cli.plan import SE_REDUCTION, VARIANTS, Plan, Rules, Variant, Wish, make_plan
+from hetconv_cli.plan_file import parse_part
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A rewritten network.
+
+    Attributes:
+        model: The network with its new layers; the one that was passed in is unchanged.
+        plan: What became of every Conv2d, and why.
+        example: What the network is called with, where that is known.
+        weights: Where the weights come from, for people.
+    """
+
+    model: nn.Module
+    plan: Plan
+    example: ExampleSpec | None = None
+    weights: str = "the given model's, by centre taps"
+
+
+def convert(
+    model: nn.Module,
+    p: int | Literal["pc"] = 4,
+    *,
+    example: Any = None,
+    arrangement: Arrangement | None = None,
+    variant: Variant = "hetconv",
+    groups: int | None = None,
+    se: bool | int = False,
+    rules: Rules | None = None,
+    transfer: Transfer = "center",
+) -> Conversion:
+    """Rewrites the eligible Conv2d layers of any network; the caller's model is untouched.
+
+    Args:
+        model: Any module, a bare Conv2d too.
+        p: The part; must divide a layer's input channels for it to be converted. "pc": each layer's M.
+        example: A tensor, a tuple of tensors, or a list of images that `model` takes. With it the plan sees which
+            layers read a concatenation, and the rewritten network is run once.
+        arrangement: 'blocked' or 'shifted' for every layer; None: blocked, shifted after a concatenation.
+        variant: 'hetconv', 'dwc' or 'gwc'.
+        groups: Of 'gwc'; `p` if None.
+        se: Add a squeeze-and-excitation after each new layer: True (reduction 16) or the reduction.
+        rules: Per-layer rules, in place of the arguments above.
+        transfer: 'center' carries the weights over; 'fresh' takes them as fresh random numbers and rescales them.
+
+    Raises:
+        ArgumentError: an argument out of range; a part that fits no layer; a rule that names none.
+        HetconvError: the model cannot be copied or does not run on `example`.
+
+    Example:
+        >>> conversion = convert(torchvision.models.resnet18(), p=4, example=torch.randn(1, 3, 224, 224))
+        >>> len(conversion.plan.converted)
+        16
+    """
+    if transfer not in ("center", "fresh"):
+        raise ArgumentError(f"transfer must be 'center' or 'fresh', got {transfer!r}")
+    rules = rules or Rules(make_wish(p, arrangement=arrangement, variant=variant, groups=groups, se=se))
+    inputs = None if example is None else _inputs(example)
+    seen = None if inputs is None else trace(model, inputs)
+    plan = make_plan(find_candidates(model, seen), rules)
+    new_model = apply_plan(model, plan, transfer)
+    if inputs is not None and seen is not None:
+        check_calls(seen, plan, new_model, inputs)
+    return Conversion(new_model, plan, None if example is None else spec_of(example))
+
+
+def make_wish(
+    p: object = 4,
+    *,
+    arrangement: Arrangement | None = None,
+    variant: Variant = "hetconv",
+    groups: int | None = None,
+    se: bool | int = False,
+) -> Wish:
+    """The wish that `convert`'s arguments express.
+
+    Raises:
+        ArgumentError: an argument out of range.
+    """
+    part = parse_part(p if isinstance(p, str) else str(p) if type(p) is int else repr(p))
+    if variant not in VARIANTS:
+        raise ArgumentError(f"variant must be one of {', '.join(VARIANTS)}; got {variant!r}")
+    if arrangement not in (None, "blocked", "shifted"):
+        raise ArgumentError(f"arrangement must be 'blocked' or 'shifted', got {arrangement!r}")
+    if groups is not None and (type(groups) is not int or groups < 1):
+        raise ArgumentError(f"groups must be a positive integer, got {groups!r}")
+    if type(se) not in (bool, int) or se < 0:
+        raise ArgumentError(f"se must be True, False or a reduction such as 16, got {se!r}")
+    if groups is None:
+        groups = 4 if part == "pc" else part
+    reduction = (SE_REDUCTION if se is True else int(se)) or None
+    return Wish(variant=variant, p=part, groups=groups, arrangement=arrangement, se=reduction)
+
+
+def check_calls(before: Trace, plan: Plan, new_model: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Raises HetconvError where a layer that ran before is not reached any more (held outside the module tree)."""
+    with forward_pass(new_model), Recorder(new_model, (HetConv2d, GroupwisePointwise)) as recorder:
+        new_model(*inputs)
+    reached = {call.module for call in recorder.calls}
+    for layer in plan.converted:
+        if before.of(layer.name) and core_name(layer) not in reached:
+            raise HetconvError(
+                f"{layer.name}: the model calls this convolution past its module tree (a list, a closure), so it"
+                " cannot be replaced; keep it: rules with this name set to 'keep'"
+            )
+
+
+def _inputs(example: Any) -> tuple[Any, ...]:
+    if isinstance(example, ExampleSpec):
+        return example.make()
+    return example if isinstance(example, tuple) else (example,)

@@ -1,0 +1,158 @@
+"""One forward pass, watched: which module was called with which shapes, and which convolution reads a concatenation."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from hetconv_cli.errors import HetconvError
+
+Shape = tuple[int, ...]
+
+# Modules whose multiply-accumulates follow from their shapes.
+WATCHED = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.Linear,
+    nn.MultiheadAttention,
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of one module: its first name in the network, and the shapes of tensors in and out, batch included."""
+
+    module: str
+    inputs: tuple[Shape, ...]
+    output: Shape
+    reads_concatenation: bool = False
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The calls of one forward pass, in order.
+
+    Where `on_meta` is False the pass needed values, so the calls may depend on them (detection: on the boxes found).
+    """
+
+    calls: tuple[Call, ...]
+    on_meta: bool
+
+    def of(self, module: str) -> tuple[Call, ...]:
+        """The calls of one module."""
+        return tuple(call for call in self.calls if call.module == module)
+
+    def reads_concatenation(self) -> frozenset[str]:
+        """Modules that read a concatenation of channels in some call."""
+        return frozenset(call.module for call in self.calls if call.reads_concatenation)
+
+
+class Recorder:
+    """Records the calls of a model's modules while it runs; a context manager around the forward pass."""
+
+    def __init__(self, model: nn.Module, watched: tuple[type[nn.Module], ...] = WATCHED) -> None:
+        self.calls: list[Call] = []
+        self._modules = [(name, module) for name, module in model.named_modules() if isinstance(module, watched)]
+        self._follow = _FollowConcatenations()
+
+    def __enter__(self) -> "Recorder":
+        self._handles = [
+            module.register_forward_hook(self._hook(name), with_kwargs=True) for name, module in self._modules
+        ]
+        self._follow.__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._follow.__exit__(*exc)  # type: ignore[no-untyped-call]
+        for handle in self._handles:
+            handle.remove()
+
+    def _hook(self, name: str) -> Callable[..., None]:
+        def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+            first = output[0] if isinstance(output, tuple) else output
+            self.calls.append(
+                Call(
+                    name,
+                    tuple(tuple(tensor.shape) for tensor in tensors),
+                    tuple(first.shape),
+                    any(_concatenated(tensor) for tensor in tensors),
+                )
+            )
+
+        return record
+
+
+def trace(model: nn.Module, inputs: tuple[Any, ...]) -> Trace:
+    """The calls of one forward pass of `model` in eval mode, without gradients; the model is left as it was.
+
+    Raises:
+        HetconvError: the forward pass failed; the original error is the cause.
+    """
+    on_meta = any(parameter.is_meta for parameter in model.parameters())
+    with forward_pass(model), Recorder(model) as recorder:
+        model(*inputs)
+    return Trace(tuple(recorder.calls), on_meta)
+
+
+@contextlib.contextmanager
+def forward_pass(model: nn.Module) -> Iterator[None]:
+    """For one forward pass: eval mode without gradients, training flags put back; failures come as HetconvError."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    except HetconvError:
+        raise
+    except Exception as error:
+        first_line = (str(error).splitlines() or [""])[0]
+        problem = f"{type(error).__name__}: {first_line}"
+        raise HetconvError(f"the model does not run on this input ({problem}); is --input right?") from error
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+
+
+# --- concatenations -----------------------------------------------------------------------------------------------
+
+_CONCATENATE = {"cat", "concat", "concatenate"}
+_MIX_CHANNELS = ("conv", "linear", "matmul", "bmm", "einsum", "mm")
+_MARK = "_hetconv_concatenated"
+
+
+def _concatenated(tensor: Tensor) -> bool:
+    return getattr(tensor, _MARK, False)
+
+
+class _FollowConcatenations(TorchFunctionMode):
+    """Marks results of a concatenation of channels, through every function that keeps channels apart."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        if isinstance(output, Tensor) and output.dim() == 4:
+            name = getattr(func, "__name__", "")
+            if name in _CONCATENATE:
+                dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+                marked = dim in (1, -3)
+            else:
+                marked = not name.startswith(_MIX_CHANNELS) and _keeps_marked_channels(args, output)
+            if marked:
+                setattr(output, _MARK, True)
+        return output
+
+
+def _keeps_marked_channels(args: tuple[Any, ...], output: Tensor) -> bool:
+    tensors = [value for value in args if isinstance(value, Tensor)]
+    return any(_concatenated(t) and t.dim() == 4 and t.shape[1] == output.shape[1] for t in tensors)

@@ -1,0 +1,67 @@
+"""Weights for a new layer, from the convolution that it replaces."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from hetconv_cli.layers import GroupwisePointwise, HetConv2d
+from hetconv_cli.ops.hetconv2d.taps import split_window
+
+Transfer = Literal["center", "fresh"]
+
+
+@torch.no_grad()
+def transfer_weights(new: HetConv2d | GroupwisePointwise, conv: nn.Conv2d, transfer: Transfer) -> None:
+    """Fills `new` from `conv`, biases included.
+
+    center: what the dense kernels say of the new ones. HetConv: K x K where the class has them, the centre tap
+        elsewhere. GWC/DWC+PWC: the nearest such pair in the least-squares sense, by a singular value decomposition
+        within each group.
+    fresh: `conv` is freshly initialised, so its weights are numbers from the network's own initialisation; they are
+        scaled to the new layer's fan-in, so that signals keep the size that the network's author meant.
+    """
+    if conv.weight.is_meta:
+        return
+    if isinstance(new, HetConv2d):
+        _fill_hetconv(new, conv.weight, transfer)
+    elif transfer == "fresh":
+        _fresh_pair(new, conv.weight)
+    else:
+        _nearest_pair(new, conv.weight)
+    bias = new.bias if isinstance(new, HetConv2d) else new.pointwise.bias
+    if bias is not None and conv.bias is not None:
+        bias.copy_(conv.bias)
+
+
+def _fill_hetconv(new: HetConv2d, weight: Tensor, transfer: Transfer) -> None:
+    own = new.class_channels().to(weight.device)[..., None, None]
+    kernels = weight.gather(1, own.expand(-1, -1, *weight.shape[2:]))
+    dense_fan_in = weight[0].numel()
+    scale = math.sqrt(dense_fan_in / new.fan_in) if transfer == "fresh" else 1.0
+    new.weight_1x1.copy_(split_window(weight)[1][..., None, None] * scale)
+    new.weight_ring.copy_(split_window(kernels)[0] * scale)
+
+
+def _fresh_pair(new: GroupwisePointwise, weight: Tensor) -> None:
+    """The K x K part keeps the size of a signal; the 1 x 1 has the dense layer's gain, K_h K_w times fewer terms."""
+    taps = weight[0, 0].numel()
+    nn.init.kaiming_normal_(new.spatial.weight, nonlinearity="linear")
+    new.pointwise.weight.copy_(split_window(weight)[1][..., None, None] * math.sqrt(taps))
+
+
+def _nearest_pair(new: GroupwisePointwise, weight: Tensor) -> None:
+    """For each group, dense [N, M/G * taps] ~ pointwise [N, M/G] @ spatial [M/G, M/G * taps], the best of that rank."""
+    n, m = weight.shape[:2]
+    groups, size = new.groups, m // new.groups
+    dense = weight.double().reshape(n, groups, -1).transpose(0, 1)  # [G, N, M/G * taps]
+    left, values, right = torch.linalg.svd(dense, full_matrices=False)
+    rank = min(size, values.shape[-1])
+    root = values[:, :rank].sqrt()
+    pointwise = dense.new_zeros(groups, n, size)
+    spatial = dense.new_zeros(groups, size, dense.shape[-1])
+    pointwise[..., :rank] = left[..., :rank] * root[:, None]
+    spatial[:, :rank] = root[..., None] * right[:, :rank]
+    new.pointwise.weight.copy_(pointwise.transpose(0, 1).reshape(n, m, 1, 1))
+    new.spatial.weight.copy_(spatial.reshape(new.spatial.weight.shape))

@@ -1,0 +1,6 @@
+"""The layers as nn.Modules: HetConv2d, DepthwisePointwise, GroupwisePointwise."""
+
+from hetconv_cli.layers.hetconv2d import HetConv2d
+from hetconv_cli.layers.separable import DepthwisePointwise, GroupwisePointwise
+
+__all__ = ["DepthwisePointwise", "GroupwisePointwise", "HetConv2d"]

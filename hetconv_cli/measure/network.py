@@ -1,0 +1,75 @@
+"""A network ready to be counted: without real weights where it runs without, and its trace."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+from hetconv_cli.convert.trace import Trace, trace
+from hetconv_cli.errors import HetconvError
+from hetconv_cli.models.example import ExampleSpec
+
+Place = Literal["meta", "cpu"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model, the inputs that it was traced on, and the trace.
+
+    Where the model runs on the meta device nothing here holds real weights. Where it does not, its calls may depend on
+    values, and `inputs` are real.
+    """
+
+    model: nn.Module
+    inputs: tuple[Any, ...]
+    trace: Trace
+
+
+def prepare(make: Callable[[Place], nn.Module], example: Any) -> Network:
+    """The network that `make` gives, traced on the meta device if it runs there, else on the CPU.
+
+    Args:
+        make: Gives the model, on the meta device or as it is.
+        example: An ExampleSpec, or a user's inputs (a tensor or a tuple).
+
+    Raises:
+        HetconvError: the model runs in neither place; the message is that of the real run.
+    """
+    try:
+        return _network(make("meta"), example, "meta")
+    except HetconvError:
+        return _network(make("cpu"), example, "cpu")
+
+
+def _network(model: nn.Module, example: Any, place: Place) -> Network:
+    inputs = inputs_for(example, place)
+    return Network(model, inputs, trace(model, inputs))
+
+
+def inputs_for(example: Any, place: Place) -> tuple[Any, ...]:
+    """The positional arguments that `example` stands for, on the meta device or as they are."""
+    if isinstance(example, ExampleSpec):
+        return example.make(device=place)
+    inputs = example if isinstance(example, tuple) else (example,)
+    if place == "cpu":
+        return inputs
+    moved: tuple[Any, ...] = _pytree.tree_map_only(Tensor, lambda tensor: tensor.to("meta"), inputs)
+    return moved
+
+
+def meta_copy(model: nn.Module) -> nn.Module:
+    """A copy of `model` on the meta device; no weight is copied on the way."""
+    memo: dict[int, Any] = {id(buffer): _empty(buffer) for buffer in model.buffers()}
+    memo |= {id(weight): nn.Parameter(_empty(weight), weight.requires_grad) for weight in model.parameters()}
+    try:
+        return copy.deepcopy(model, memo=memo)
+    except Exception as error:
+        raise HetconvError(f"the model cannot be copied: {error}") from error
+
+
+def _empty(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, device="meta")

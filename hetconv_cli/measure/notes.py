@@ -1,0 +1,56 @@
+"""Why the columns of one variant differ, in sentences. Every difference is named by the modules that make it."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from hetconv_cli.measure.tally import Tally, differences
+from hetconv_cli.plan import Plan
+
+CONVERTED = "the converted layers"
+
+
+def column_notes(
+    analytic: Tally, dispatcher: Tally, thop: Tally, executed: Tally, kinds: Mapping[str, str]
+) -> list[str]:
+    """One sentence for each column that is not the dispatcher's; none where they agree module by module."""
+    sentences = []
+    beyond = differences(thop, dispatcher, kinds)
+    more, less = {k: v for k, v in beyond.items() if v > 0}, {k: v for k, v in beyond.items() if v < 0}
+    if more:
+        sentences.append(f"thop: {_listed(more)}: element-wise work that thop counts and the others do not")
+    if less:
+        sentences.append(f"thop: {_listed(less)}: products outside of its module rules")
+    missed = differences(analytic, dispatcher, kinds)
+    if missed:
+        sentences.append(f"analytic: {_listed(missed)}: products that no convolution or linear module's shape tells")
+    extra = differences(executed, dispatcher, kinds)
+    if extra:
+        share = (
+            100 * extra.get(CONVERTED, 0) / max(1, sum(m for n, m in dispatcher.items() if kinds.get(n) == CONVERTED))
+        )
+        sentences.append(
+            f"executed: {_listed(extra)} ({share:+.2f} % there): the grouped K x K multiplies its zero centre taps"
+        )
+    return sentences
+
+
+def plan_notes(plan: Plan) -> list[str]:
+    """What a reader of one variant must know of its plan: layers that P does not fit, equation (8)'s limit."""
+    notes = []
+    kept = Counter(layer.reason for layer in plan.kept if "not divisible" in (layer.reason or ""))
+    if kept:
+        listed = ", ".join(f"{count} with {reason}" for reason, count in kept.items())
+        notes.append(f"kept: {listed}")
+    grouped = [layer.geometry for layer in plan.converted if layer.change and layer.change.variant == "gwc"]
+    uneven = [geometry for geometry in grouped if geometry.in_channels != geometry.out_channels]
+    if uneven:
+        notes.append(
+            f"equation (8) holds only for M = N; in {len(uneven)} layers M and N differ,"
+            " and the K x K is put on M -> M, as in the paper's tables"
+        )
+    return notes
+
+
+def _listed(by_kind: Mapping[str, int]) -> str:
+    ordered = sorted(by_kind.items(), key=lambda item: -abs(item[1]))
+    return ", ".join(f"{'+' if macs > 0 else '-'} {abs(macs):,} in {kind}" for kind, macs in ordered)

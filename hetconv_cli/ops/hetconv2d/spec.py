@@ -1,0 +1,46 @@
+"""What one HetConv is, worked out once: geometry, part, arrangement, and how its classes become equal groups."""
+
+from dataclasses import dataclass
+
+from hetconv_cli.arrangement import Arrangement, members
+from hetconv_cli.geometry import Geometry
+
+Order = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class HetConvSpec:
+    """A HetConv without its weights.
+
+    The last four fields map classes to the equal, contiguous groups of a grouped convolution; None means "as they
+    stand". Classes without a filter (fewer filters than classes) have no group.
+    """
+
+    geometry: Geometry
+    p: int
+    arrangement: Arrangement
+    groups: int
+    group_channels: Order | None  # input channels, group by group
+    group_filters: Order | None  # filters, group by group; a small class repeats its last to fill the group
+    positions: Order | None  # where filter n stands in `group_filters`
+
+
+def make_spec(geometry: Geometry, p: int, arrangement: Arrangement) -> HetConvSpec:
+    """The spec of a layer; `p` must divide `geometry.in_channels`."""
+    filters = members(geometry.out_channels, p, arrangement)
+    channels = members(geometry.in_channels, p, arrangement)
+    pairs = [(mine, own) for mine, own in zip(filters, channels, strict=True) if mine]
+    size = max(len(mine) for mine, _ in pairs)
+    rows = [n for mine, _ in pairs for n in mine + mine[-1:] * (size - len(mine))]
+    columns = [m for _, own in pairs for m in own]
+    in_order = rows == list(range(geometry.out_channels))
+    first = {n: position for position, n in reversed(list(enumerate(rows)))}
+    return HetConvSpec(
+        geometry=geometry,
+        p=p,
+        arrangement=arrangement,
+        groups=len(pairs),
+        group_channels=None if columns == list(range(geometry.in_channels)) else tuple(columns),
+        group_filters=None if in_order else tuple(rows),
+        positions=None if in_order else tuple(first[n] for n in range(geometry.out_channels)),
+    )
