@@ -13,14 +13,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils import _pytree
 
 from hetconv_cli.convert.conversion import Conversion
 from hetconv_cli.convert.rewrite import apply_plan
+from hetconv_cli.convert.trace import forward_pass
 from hetconv_cli.errors import ArgumentError, HetconvError
 from hetconv_cli.files import check_target, replacing
 from hetconv_cli.models.build import build
 from hetconv_cli.models.example import ExampleSpec, parse_input
-from hetconv_cli.models.source import resolve
+from hetconv_cli.models.source import Source, resolve
 from hetconv_cli.plan import Plan
 from hetconv_cli.plan_file import plan_from_data, plan_to_data
 from hetconv_cli.strict_yaml import read_mapping, write
@@ -52,7 +54,12 @@ class Recipe:
 
 
 def save(
-    conversion: Conversion, path: str | os.PathLike[str], *, source: str | None = None, overwrite: bool = False
+    conversion: Conversion,
+    path: str | os.PathLike[str],
+    *,
+    source: str | None = None,
+    overwrite: bool = False,
+    original: nn.Module | None = None,
 ) -> Path:
     """Writes a conversion to one safetensors file, through a temporary file in the same folder.
 
@@ -62,12 +69,15 @@ def save(
         source: The MODEL the network came from ("resnet34"), so that `load` can rebuild it. Without it `load` needs
             the original network.
         overwrite: Replace an existing file.
+        original: The network that was converted. With it (and the conversion's example) the file is read back before
+            it takes its name, and must give the same outputs bit for bit.
 
     Returns:
         The path.
 
     Raises:
         ArgumentError: the file exists, or cannot be written there.
+        HetconvError: the file read back does not compute the same.
     """
     target = Path(path)
     check_target(target, overwrite)
@@ -85,7 +95,24 @@ def save(
     }
     with replacing(target) as temporary:
         save_file(tensors, temporary, metadata={_KEY: write(recipe)})
+        if original is not None and conversion.example is not None:
+            _check_same_outputs(conversion, load(temporary, original), conversion.example.make())
     return target
+
+
+def _check_same_outputs(written: Conversion, reloaded: Conversion, inputs: tuple[Any, ...]) -> None:
+    outputs = []
+    for model in (written.model, reloaded.model):
+        with forward_pass(model):
+            outputs.append(_pytree.tree_leaves(model(*inputs)))
+    if not all(_same(one, other) for one, other in zip(*outputs, strict=True)):
+        raise HetconvError("the file, read back, does not give the same outputs bit for bit; it was not kept")
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one.nan_to_num(), other.nan_to_num()) if one.is_floating_point() else torch.equal(one, other)
+    return one == other
 
 
 def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> Conversion:
@@ -214,16 +241,30 @@ def _example(text: str | None, kind: str | None) -> ExampleSpec | None:
     return ExampleSpec(parse_input(text).shapes, "images" if kind == "images" else "tensors")
 
 
+def original_of(checkpoint: Source) -> tuple[Source, Plan]:
+    """The network that a checkpoint was made from, and its plan.
+
+    Raises:
+        ArgumentError: not a file that `save` wrote, or its network is a user's own code.
+    """
+    recipe = read_recipe(checkpoint.name)
+    return _known_source(recipe, checkpoint.name), recipe.plan
+
+
 def _rebuild(recipe: Recipe, path: str | os.PathLike[str]) -> nn.Module:
+    return build(_known_source(recipe, path)).model
+
+
+def _known_source(recipe: Recipe, path: str | os.PathLike[str]) -> Source:
     if recipe.source is None:
         raise ArgumentError(f"{path}: does not say which network it is; pass the original: hc.load(path, model)")
     source = resolve(recipe.source)
-    if source.kind not in ("torchvision", "timm"):
+    if source.kind in ("file", "checkpoint"):
         raise ArgumentError(
             f"{path}: its network is {recipe.source}, code of your own, which is not run because a file names it;"
             " pass it: --source FILE.py:CALLABLE, or hc.load(path, model)"
         )
-    return build(source).model
+    return source
 
 
 def _first_problem(error: RuntimeError) -> str:

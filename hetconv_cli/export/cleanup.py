@@ -26,8 +26,10 @@ def join_identities(graph: onnx.GraphProto) -> None:
     kept = {value.name for value in graph.output}
     renamed: dict[str, str] = {}
     for node in list(graph.node):
-        source = renamed.get(node.input[0], node.input[0]) if node.op_type == "Identity" else None
-        if source in stored and node.output[0] not in kept:
+        if node.op_type != "Identity" or node.output[0] in kept:
+            continue
+        source = renamed.get(node.input[0], node.input[0])
+        if source in stored:
             renamed[node.output[0]] = source
             graph.node.remove(node)
     _rename_reads(graph, renamed)
@@ -39,7 +41,7 @@ def _rename_reads(graph: onnx.GraphProto, names: dict[str, str]) -> None:
             node.input[position] = names.get(name, name)
         for inner in inner_graphs(node):
             _rename_reads(inner, names)
-    for output in graph.output:
+    for output in graph.output:  # of inner graphs: the outer one's names are kept
         output.name = names.get(output.name, output.name)
 
 

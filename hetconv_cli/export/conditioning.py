@@ -7,6 +7,7 @@ With random weights many networks put out nearly the same numbers whatever goes 
 
 import copy
 import math
+import re
 from typing import Any
 
 import torch
@@ -17,15 +18,19 @@ from torch.nn.modules.conv import _ConvNd
 from hetconv_cli.layers import HetConv2d
 
 SEED = 20190
-LEAST_SPREAD = 1e-4  # of a channel, relative to its layer's largest value; what spreads less is rounding noise
+SCORES_CLASSES = re.compile(r"\bcls_|\bclassification_head\b")  # names in torchvision.models.detection
+MOSTLY_CONSTANT = 2.0  # mean of the channels, relative to their spread
+LEAST_SPREAD = 1e-4  # of a layer's outputs, relative to the largest; what spreads less is rounding noise
 
 
 def condition(model: nn.Module, arguments: tuple[Any, ...]) -> nn.Module:
     """A deep copy of `model`, in eval mode, that reacts to its input as a trained network does.
 
     Weights that are all zero get normal noise of variance 1 / fan-in. Then, in one forward over `arguments` (at least
-    two samples), each BatchNorm takes the statistics of what it sees, and each convolution and linear layer is
-    rescaled, filter by filter, to outputs of variance 1 (and mean 0 if it has a bias).
+    two samples), each BatchNorm takes the statistics of what it sees, and a convolution or linear layer whose outputs
+    are mostly constant is rescaled to variance 1, with mean 0 in each channel if it has a bias. So are the layers that
+    score classes in torchvision's detectors, which otherwise find nothing. Their other layers stay: boxes that
+    random regressors throw about turn rounding into other detections.
     """
     conditioned = copy.deepcopy(model).eval()
     with torch.no_grad():
@@ -33,7 +38,11 @@ def condition(model: nn.Module, arguments: tuple[Any, ...]) -> nn.Module:
         norms = [module for module in conditioned.modules() if isinstance(module, _BatchNorm)]
         norms = [norm for norm in norms if norm.track_running_stats]
         momenta = [norm.momentum for norm in norms]
-        hooks = [layer.register_forward_hook(_Standardise()) for layer in conditioned.modules() if _has_filters(layer)]
+        hooks = [
+            layer.register_forward_hook(_Standardise(always=bool(SCORES_CLASSES.search(name))))
+            for name, layer in conditioned.named_modules()
+            if _is_linear(layer)
+        ]
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # the plain average over the batches seen, here one
@@ -54,17 +63,16 @@ def _fill_zero_weights(model: nn.Module) -> None:
             parameter.copy_(noise / math.sqrt(parameter[0].numel()))
 
 
-def _has_filters(layer: nn.Module) -> bool:
-    """Whether the first axis of all its parameters is that of its output channels."""
-    if isinstance(layer, _ConvNd):
-        return not layer.transposed
-    return isinstance(layer, HetConv2d | nn.Linear)
+def _is_linear(layer: nn.Module) -> bool:
+    """Whether its output scales with its parameters, and its bias is along the output's channels."""
+    return isinstance(layer, HetConv2d | nn.Linear | _ConvNd)
 
 
 class _Standardise:
     """Forward hook: rescales a layer, and its output with it, the first time that it is called."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, always: bool) -> None:
+        self.always = always
         self.done = False
 
     def __call__(self, layer: Any, _: Any, output: Tensor) -> Tensor:
@@ -72,16 +80,16 @@ class _Standardise:
             return output
         self.done = True
         axis = output.dim() - 1 if isinstance(layer, nn.Linear) else output.dim() - 1 - len(layer.kernel_size)
-        std, mean = torch.std_mean(output, [other for other in range(output.dim()) if other != axis], correction=0)
-        std = torch.where(std > LEAST_SPREAD * output.abs().max(), std, torch.ones_like(std))
+        variance, mean = torch.var_mean(
+            output, [other for other in range(output.dim()) if other != axis], correction=0, keepdim=True
+        )
+        spread, constant = variance.mean().sqrt(), mean.square().mean().sqrt()
+        wanted = self.always or constant > MOSTLY_CONSTANT * spread
+        if not (wanted and spread > LEAST_SPREAD * output.abs().max()):
+            return output
         for parameter in layer.parameters(recurse=False):
-            parameter /= _along(std, 0, parameter.dim())
+            parameter /= spread
         if layer.bias is None:
-            return output / _along(std, axis, output.dim())
-        layer.bias -= mean / std
-        return (output - _along(mean, axis, output.dim())) / _along(std, axis, output.dim())
-
-
-def _along(values: Tensor, axis: int, dims: int) -> Tensor:
-    """`values`, [channels], shaped to broadcast along one axis of a tensor."""
-    return values.view(*[1] * axis, -1, *[1] * (dims - axis - 1))
+            return output / spread
+        layer.bias -= mean.flatten() / spread
+        return (output - mean) / spread

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import onnx
 import torch
+from onnx_ir.passes import PassError
 from torch import nn
 
 from hetconv_cli.errors import HetconvError
@@ -23,6 +24,8 @@ from hetconv_cli.models.one_line import one_line
 
 BATCH_AXIS = "batch"
 EXAMPLE_BATCH = 2  # of a dynamic axis: torch.export takes 0 and 1 for constants
+
+BATCH_COMPLAINTS = ("specialized", "onstraints violated", "user-specified ranges")  # torch.export's words
 
 Exporter = Literal["dynamo", "torchscript"]
 
@@ -77,7 +80,14 @@ def _dynamo(model: nn.Module, arguments: tuple[Any, ...], names: dict[str, Any],
         strict=False,
         prefer_deferred_runtime_asserts_over_guards=True,
     )
-    program = torch.onnx.export(traced, (), dynamo=True, external_data=False, verbose=False, **names)
+    try:
+        return _written(traced, names, optimize=True)
+    except PassError:  # the optimizer fails on raft's splits of a dynamic axis; the graph works without it
+        return _written(traced, names, optimize=False)
+
+
+def _written(traced: torch.export.ExportedProgram, names: dict[str, Any], *, optimize: bool) -> onnx.ModelProto:
+    program = torch.onnx.export(traced, (), dynamo=True, external_data=False, verbose=False, optimize=optimize, **names)
     assert program is not None  # dynamo=True always returns one
     graph: onnx.ModelProto = program.model_proto
     return graph
@@ -117,7 +127,7 @@ def _failure(error: BaseException, dynamic_batch: bool) -> str:
     while error.__cause__ is not None:  # the exporters wrap the reason in pages about themselves
         error = error.__cause__
     text = str(error)
-    if dynamic_batch and ("specialized" in text or "onstraints violated" in text):
+    if dynamic_batch and any(word in text for word in BATCH_COMPLAINTS):
         return _batch_fixed("the model's code works for one batch size only")
     hint = "; --static-batch may help" if dynamic_batch else ""
     return f"torch's ONNX exporter failed: {type(error).__name__}: {one_line(error)}{hint}"

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from hetconv_cli.errors import NotProvenError
+from hetconv_cli.export.detections import Arrays, in_order_of
 from hetconv_cli.export.graphs import names_read_by
 from hetconv_cli.export.inputs import Inputs, flatten_arguments
 from hetconv_cli.export.outputs import named_outputs
@@ -29,8 +30,6 @@ from hetconv_cli.models.one_line import one_line
 LEAST_REACTION = 1e-3
 REACTION_PER_TOLERANCE = 10
 FIRST_SEED, SECOND_SEED = 1, 2  # 0 is the example's
-
-Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,8 @@ def prove(model: nn.Module, path: Path, inputs: Inputs, batch: int, tolerance: T
     got = _in_runtime(path, dict(zip(inputs.names, flatten_arguments(arguments), strict=True)))
     if list(got) != list(expected):
         raise NotProvenError(f"not proven: torch returns {', '.join(expected)}; the file {', '.join(got)}")
+    if inputs.is_images:
+        got = in_order_of(expected, got)
     differences = [_difference(name, expected[name], got[name], tolerance) for name in expected]
     reached = _reached_outputs(path)
     reaction, silent = _reaction(

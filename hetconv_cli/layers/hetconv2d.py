@@ -86,7 +86,7 @@ class HetConv2d(nn.Module):
         self.stride, self.padding, self.dilation, self.padding_mode = g.stride, g.padding, g.dilation, g.padding_mode
         self.implementation: Implementation = "auto"
 
-        m, n = g.in_channels, g.out_channels
+        m, n = self.in_channels, self.out_channels
         self.weight_1x1 = nn.Parameter(torch.empty(n, m, 1, 1, device=device, dtype=dtype))
         self.weight_ring = nn.Parameter(torch.empty(n, m // self.p, g.taps - 1, device=device, dtype=dtype))
         if bias:

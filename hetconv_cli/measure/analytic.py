@@ -9,7 +9,7 @@ from torch import nn
 from hetconv_cli import equations
 from hetconv_cli.convert.trace import Call, Trace
 from hetconv_cli.geometry import Geometry
-from hetconv_cli.measure.tally import Tally
+from hetconv_cli.measure.tally import Tally, join
 from hetconv_cli.plan import Change, Plan
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -32,9 +32,7 @@ def analytic_macs(model: nn.Module, trace: Trace, plan: Plan | None = None) -> T
             continue
         tally[call.module] += _batch(call) * changed_macs(layer.geometry, layer.change, _size(call))
         if layer.change.se:
-            tally[f"{call.module}.se" if call.module else "se"] += _batch(call) * _se_macs(
-                layer.geometry, layer.change.se
-            )
+            tally[join(call.module, "se")] += _batch(call) * _se_macs(layer.geometry, layer.change.se)
     return dict(tally)
 
 

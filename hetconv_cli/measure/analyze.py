@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from hetconv_cli.convert.candidates import find_candidates
@@ -13,11 +12,11 @@ from hetconv_cli.convert.rewrite import apply_plan
 from hetconv_cli.errors import ArgumentError
 from hetconv_cli.layers import HetConv2d
 from hetconv_cli.measure.analytic import analytic_macs, ratio_by_equation
-from hetconv_cli.measure.counters import Counts, count, count_dispatched
+from hetconv_cli.measure.counters import Counts, count, count_dispatched, replay
 from hetconv_cli.measure.network import Network, meta_copy, prepare
 from hetconv_cli.measure.notes import CONVERTED, column_notes, plan_notes
 from hetconv_cli.measure.report import ConvertedMacs, FlopsReport, LayerReport, Macs, Ratio, VariantReport
-from hetconv_cli.measure.tally import Tally, by_layer, kinds_of
+from hetconv_cli.measure.tally import Tally, add, by_layer, kinds_of
 from hetconv_cli.models.example import ExampleSpec, spec_of
 from hetconv_cli.ops.hetconv2d import Implementation
 from hetconv_cli.plan import Candidate, Part, Plan, Rules, Variant, Wish, in_kind, make_plan, stem
@@ -103,14 +102,24 @@ def analyze_network(
     example: ExampleSpec,
     progress: Progress | None = None,
     *,
-    only_where_they_fit: bool = False,
+    skip_misfits: bool = False,
+    saved: Plan | None = None,
 ) -> FlopsReport:
-    """The report on a prepared network; see `analyze`.
+    """The report on a prepared network; see `analyze`. Variants that convert nothing are left out.
 
-    `only_where_they_fit` leaves out variants that convert nothing, where `analyze` raises ArgumentError.
+    Args:
+        network: From `prepare` or `open_source`.
+        wishes: The variants.
+        name: Of the model, for the report.
+        example: What it was traced on.
+        progress: As in `analyze`.
+        skip_misfits: Leave out parts that divide no layer's channels, where `analyze` raises ArgumentError.
+        saved: A finished plan, counted as one more variant.
     """
     candidates = find_candidates(network.model, network.trace)
-    requests = [request for wish in wishes if (request := _request(wish, candidates, only_where_they_fit))]
+    requests = [request for wish in wishes if (request := _request(wish, candidates, skip_misfits))]
+    if saved and saved.converted and (change := saved.converted[0].change):
+        requests.append(Request(change.variant, None, None, saved))
     tell = progress or (lambda what, done, total: None)
     tell("standard", 0, len(requests) + 1)
     counter = _Counter(network)
@@ -122,14 +131,14 @@ def analyze_network(
     return FlopsReport(name, example.shapes, tuple(variants), layers, replayed=not network.trace.on_meta)
 
 
-def _request(wish: Wish, candidates: list[Candidate], only_where_it_fits: bool) -> Request | None:
+def _request(wish: Wish, candidates: list[Candidate], skip_misfits: bool) -> Request | None:
     try:
         plan = make_plan(candidates, Rules(wish))
     except ArgumentError:
-        if only_where_it_fits:
+        if skip_misfits and wish.variant == "hetconv":
             return None
         raise
-    if only_where_it_fits and not plan.converted:
+    if not plan.converted:
         return None
     groups = wish.groups if wish.variant == "gwc" else None
     return Request(wish.variant, wish.p if wish.variant == "hetconv" else None, groups, plan)
@@ -226,21 +235,17 @@ class _Counter:
         For networks whose calls depend on values: a rewritten detector finds other boxes, and so does other work.
         """
         replaced = {layer.name for layer in plan.converted}
-        dispatcher = {name: macs for name, macs in self.counts.dispatcher.items() if name not in replaced}
-        by_thop = {name: macs for name, macs in self.counts.thop.items() if name not in replaced}
-        seen: dict[tuple[Any, ...], Counts] = {}
+        total = Counts(
+            *(
+                {n: macs for n, macs in tally.items() if n not in replaced}
+                for tally in (self.counts.dispatcher, self.counts.thop)
+            )
+        )
         for layer in plan.converted:
-            module = rewritten.get_submodule(layer.name)
-            for call in self.network.trace.of(layer.name):
-                key = (layer.geometry, layer.change, call.inputs)
-                if key not in seen:
-                    inputs = (torch.empty(call.inputs[0], device="meta"),)
-                    seen[key] = count(module, inputs) if thop else Counts(count_dispatched(module, inputs), {})
-                for total, part in ((dispatcher, seen[key].dispatcher), (by_thop, seen[key].thop)):
-                    for inner, macs in part.items():
-                        name = ".".join(filter(None, (layer.name, inner)))
-                        total[name] = total.get(name, 0) + macs
-        return Counts(dispatcher, by_thop)
+            part = replay(rewritten.get_submodule(layer.name), self.network.trace.of(layer.name), thop=thop)
+            add(total.dispatcher, part.dispatcher, layer.name)
+            add(total.thop, part.thop, layer.name)
+        return total
 
 
 def _macs(analytic: Tally, thop: Tally, dispatcher: Tally, executed: Tally) -> Macs:

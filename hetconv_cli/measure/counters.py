@@ -7,7 +7,7 @@ rule for HetConv2d multiplies the weights that are really there by the output po
 import contextlib
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hetconv_cli.convert.trace import forward_pass
+from hetconv_cli.convert.trace import Call, Shape, forward_pass
 from hetconv_cli.layers import HetConv2d
-from hetconv_cli.measure.tally import Tally
+from hetconv_cli.measure.tally import Tally, add
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # thop asks distutils for torch's version
@@ -48,6 +48,20 @@ def count_dispatched(model: nn.Module, inputs: tuple[Any, ...]) -> Tally:
     with forward_pass(model), _every_product_visible(), FlopCounterMode(display=False) as flops:
         model(*inputs)
     return _exclusive(flops, model)
+
+
+def replay(module: nn.Module, calls: Iterable[Call], *, thop: bool = True) -> Counts:
+    """Both counters over `module` (on the meta device), run once for each traced call on an input of that shape."""
+    counts = Counts({}, {})
+    seen: dict[Shape, Counts] = {}
+    for call in calls:
+        shape = call.inputs[0]
+        if shape not in seen:
+            inputs = (torch.empty(shape, device="meta"),)
+            seen[shape] = count(module, inputs) if thop else Counts(count_dispatched(module, inputs), {})
+        add(counts.dispatcher, seen[shape].dispatcher)
+        add(counts.thop, seen[shape].thop)
+    return counts
 
 
 @contextlib.contextmanager

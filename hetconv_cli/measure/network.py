@@ -11,7 +11,9 @@ from torch.utils import _pytree
 
 from hetconv_cli.convert.trace import Trace, trace
 from hetconv_cli.errors import HetconvError
-from hetconv_cli.models.example import ExampleSpec
+from hetconv_cli.models.build import build
+from hetconv_cli.models.example import ExampleSpec, parse_input
+from hetconv_cli.models.source import Source
 
 Place = Literal["meta", "cpu"]
 
@@ -43,6 +45,18 @@ def prepare(make: Callable[[Place], nn.Module], example: Any) -> Network:
         return _network(make("meta"), example, "meta")
     except HetconvError:
         return _network(make("cpu"), example, "cpu")
+
+
+def open_source(source: Source, input_size: str | None = None) -> tuple[Network, ExampleSpec]:
+    """The network that a MODEL argument names, with random weights at most, and the example it was traced on.
+
+    Raises:
+        ArgumentError: the input is not what this model takes.
+        HetconvError: the model cannot be built, or does not run.
+    """
+    on_meta = build(source, device="meta")
+    example = parse_input(input_size, like=on_meta.example) if input_size else on_meta.example
+    return prepare(lambda place: on_meta.model if place == "meta" else build(source).model, example), example
 
 
 def _network(model: nn.Module, example: Any, place: Place) -> Network:

@@ -25,11 +25,9 @@ def column_notes(
         sentences.append(f"analytic: {_listed(missed)}: products that no convolution or linear module's shape tells")
     extra = differences(executed, dispatcher, kinds)
     if extra:
-        share = (
-            100 * extra.get(CONVERTED, 0) / max(1, sum(m for n, m in dispatcher.items() if kinds.get(n) == CONVERTED))
-        )
         sentences.append(
-            f"executed: {_listed(extra)} ({share:+.2f} % there): the grouped K x K multiplies its zero centre taps"
+            f"executed: more in {' and '.join(extra)}, where the grouped K x K multiplies zero centre taps too"
+            " (and repeats filters where P does not divide N)"
         )
     return sentences
 

@@ -8,6 +8,18 @@ from torch import nn
 Tally = dict[str, int]  # module name -> MACs done in that module itself, its children apart
 
 
+def add(total: Tally, more: Mapping[str, int], prefix: str = "") -> None:
+    """Adds `more` to `total`, its names put under `prefix`."""
+    for name, macs in more.items():
+        full = join(prefix, name)
+        total[full] = total.get(full, 0) + macs
+
+
+def join(prefix: str, name: str) -> str:
+    """A module's full name, from its parent's and its own; either may be the root's, empty."""
+    return f"{prefix}.{name}" if prefix and name else prefix or name
+
+
 def by_layer(tally: Mapping[str, int], layers: frozenset[str]) -> Tally:
     """What happens inside one of the `layers` under that layer's name, or 'NAME.se' for what follows it there."""
     result: Tally = defaultdict(int)
@@ -22,12 +34,8 @@ def _owner(name: str, layers: frozenset[str]) -> str:
     for length in range(len(parts) + 1):
         prefix = ".".join(parts[:length])
         if prefix in layers:
-            return _join(prefix, "se") if parts[length : length + 1] == ["se"] else prefix
+            return join(prefix, "se") if parts[length : length + 1] == ["se"] else prefix
     return name
-
-
-def _join(prefix: str, name: str) -> str:
-    return f"{prefix}.{name}" if prefix else name
 
 
 def differences(this: Mapping[str, int], that: Mapping[str, int], kinds: Mapping[str, str]) -> dict[str, int]:

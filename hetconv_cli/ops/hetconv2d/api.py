@@ -92,7 +92,7 @@ def hetconv2d(
     Raises:
         ArgumentError: an argument that is out of range or does not fit the tensors.
     """
-    m, n = weight_1x1.shape[1], weight_1x1.shape[0]
+    n, m = validation.channels_of(weight_1x1)
     spec = validation.spec(
         m,
         n,

@@ -1,7 +1,8 @@
 """The layer by the vendor's convolutions: grouped K x K without its centre tap, plus a full 1 x 1.
 
 Two calls whatever P is. The grouped convolution's centre taps are zeros (its centre is in the 1 x 1), so it executes
-N M/P multiplications per output pixel more than the layer needs: + 8.33 % at K = 3, P = 4.
+N M/P multiplications per output pixel more than the layer needs: + 8.33 % at K = 3, P = 4. Where an input is infinite,
+those zeros make NaN of it.
 """
 
 import torch
@@ -39,7 +40,7 @@ def two_convolutions(
     beyond = [have - need for have, need in zip(padding, reach(g), strict=True)]
     centres = crop(input, max(0, -beyond[0]), max(0, -beyond[1]))
     pointwise = F.conv2d(centres, weight_1x1, bias, g.stride, (max(0, beyond[0]), max(0, beyond[1])))
-    return _select(grouped, 1, spec.positions) + pointwise
+    return pointwise + _select(grouped, 1, spec.positions)  # the first operand lays out the sum
 
 
 def _select(tensor: Tensor, dim: int, index: Order | None) -> Tensor:

@@ -43,4 +43,4 @@ def hetconv2d_reference(
         outputs.append(part)
 
     output = torch.cat(outputs, dim=1).index_select(1, filter_order.argsort())
-    return output if bias is None else output + bias.view(-1, 1, 1)
+    return output if bias is None else output + bias.to(output.dtype).view(-1, 1, 1)  # autocast: as a conv adds it

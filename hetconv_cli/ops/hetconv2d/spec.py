@@ -31,16 +31,16 @@ def make_spec(geometry: Geometry, p: int, arrangement: Arrangement) -> HetConvSp
     channels = members(geometry.in_channels, p, arrangement)
     pairs = [(mine, own) for mine, own in zip(filters, channels, strict=True) if mine]
     size = max(len(mine) for mine, _ in pairs)
-    rows = [n for mine, _ in pairs for n in mine + mine[-1:] * (size - len(mine))]
-    columns = [m for _, own in pairs for m in own]
-    in_order = rows == list(range(geometry.out_channels))
-    first = {n: position for position, n in reversed(list(enumerate(rows)))}
+    group_filters = [n for mine, _ in pairs for n in mine + mine[-1:] * (size - len(mine))]
+    group_channels = [m for _, own in pairs for m in own]
+    in_order = group_filters == list(range(geometry.out_channels))
+    position = {n: place for place, n in enumerate(group_filters)}
     return HetConvSpec(
         geometry=geometry,
         p=p,
         arrangement=arrangement,
         groups=len(pairs),
-        group_channels=None if columns == list(range(geometry.in_channels)) else tuple(columns),
-        group_filters=None if in_order else tuple(rows),
-        positions=None if in_order else tuple(first[n] for n in range(geometry.out_channels)),
+        group_channels=None if group_channels == list(range(geometry.in_channels)) else tuple(group_channels),
+        group_filters=None if in_order else tuple(group_filters),
+        positions=None if in_order else tuple(position[n] for n in range(geometry.out_channels)),
     )

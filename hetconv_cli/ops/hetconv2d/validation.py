@@ -1,6 +1,7 @@
 """Checks what a caller passes, and writes it out as a `Geometry`. Free functions, no state."""
 
 from collections.abc import Sequence
+from operator import index
 from typing import TypeVar
 
 from torch import Tensor
@@ -17,27 +18,37 @@ Word = TypeVar("Word", bound=str)
 def pair(value: object, name: str, least: int) -> Size:
     """`value` as (height, width), both at least `least`."""
     both = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value, value)
-    if len(both) != 2 or any(type(number) is not int or number < least for number in both):
+    numbers = [number for number in map(whole, both) if number is not None and number >= least]
+    if len(both) != 2 or len(numbers) != 2:
         raise ArgumentError(f"{name} must be an integer >= {least}, or a pair of them; got {value!r}")
-    return both
+    return numbers[0], numbers[1]
+
+
+def whole(value: object) -> int | None:
+    """`value` as an int where it is an integer of any library's, a bool apart; else None."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return None
+    return index(value)
 
 
 def check_count(value: object, name: str) -> int:
     """`value` as a positive integer."""
-    if type(value) is not int or value < 1:
+    number = whole(value)
+    if number is None or number < 1:
         raise ArgumentError(f"{name} must be a positive integer, got {value!r}")
-    return value
+    return number
 
 
 def check_part(p: object, in_channels: int) -> int:
     """The part as an integer that divides the input channels; "pc" is all of them."""
     if isinstance(p, str) and p.lower() == "pc":
         return in_channels
-    if type(p) is not int or p < 1:
+    part = whole(p)
+    if part is None or part < 1:
         raise ArgumentError(f"p must be a positive integer or 'pc', got {p!r}")
-    if in_channels % p:
-        raise ArgumentError(f"`in_channels` (={in_channels}) must be divisible by `p` (={p})")
-    return p
+    if in_channels % part:
+        raise ArgumentError(f"`in_channels` (={in_channels}) must be divisible by `p` (={part})")
+    return part
 
 
 def check_word(value: object, name: str, known: Sequence[Word]) -> Word:
@@ -111,6 +122,13 @@ def spec(
     )
     part = check_part(p, facts.in_channels)
     return make_spec(facts, part, check_word(arrangement, "arrangement", ARRANGEMENTS))
+
+
+def channels_of(weight_1x1: Tensor) -> Size:
+    """Filters and input channels of a layer with these 1 x 1 weights."""
+    if weight_1x1.dim() != 4:
+        raise ArgumentError(f"weight_1x1 must have shape [N, M, 1, 1], got {list(weight_1x1.shape)}")
+    return weight_1x1.shape[0], weight_1x1.shape[1]
 
 
 def check_shapes(

@@ -1,0 +1,5 @@
+"""`hetconv export`."""
+
+
+def export() -> None:
+    """Placeholder replaced below."""

@@ -1,0 +1,90 @@
+"""`hetconv flops`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hetconv_cli.cli import output
+from hetconv_cli.cli.options import Debug, Force, Format, FormatOption, Input, Json, Model, Se, UnitChoice
+
+if TYPE_CHECKING:
+    from hetconv_cli.measure.report import FlopsReport
+    from hetconv_cli.models.source import Source
+
+DEFAULT_PARTS = "2,4,8,16,32,64,pc"
+
+
+def flops(
+    model: Model,
+    p: Annotated[
+        str | None, typer.Option("--p", metavar="P,...", help=f"Parts [default: those of {DEFAULT_PARTS} that fit].")
+    ] = None,
+    compare: Annotated[
+        str,
+        typer.Option("--compare", metavar="dwc,gwc[:G]", help="Other layers to count; gwc takes G = 4 or the one P."),
+    ] = "",
+    se: Se = False,
+    input: Input = None,
+    per_layer: Annotated[
+        bool, typer.Option("--per-layer", help="A row for each Conv2d of the standard network.")
+    ] = False,
+    unit: Annotated[UnitChoice, typer.Option("--unit", help="flops: 2 x MACs.")] = UnitChoice.mac,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Draw the counts: .png, .svg, .pdf.")
+    ] = None,
+    force: Force = False,
+    format: FormatOption = Format.table,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Count a network and its variants: by equation, torch, thop, executed.
+
+    Examples: hetconv flops vgg16 --compare dwc,gwc; hetconv flops net.py:build --input 1x3x64x64 --p 4,8 --json
+    """
+    from hetconv_cli.files import check_target
+    from hetconv_cli.models.source import resolve
+    from hetconv_cli.render.plot import check_plot_target, plot_flops
+
+    source = resolve(model)
+    if plot is not None:
+        check_plot_target(plot)
+        check_target(plot, overwrite=force)
+    report = _count(source, p, compare, se, input)
+    if plot is not None:
+        plot_flops(report, plot, unit.value)
+        output.talk(f"wrote {plot}")
+    _write(report, Format.json if json else format, unit, per_layer)
+
+
+def _count(source: "Source", p: str | None, compare: str, se: bool, input: str | None) -> "FlopsReport":
+    from hetconv_cli.convert.checkpoint import original_of
+    from hetconv_cli.measure.analyze import analyze_network, wishes_for
+    from hetconv_cli.measure.network import open_source
+
+    parts = (DEFAULT_PARTS if p is None else p).split(",")
+    wishes = wishes_for(parts, [word for word in compare.split(",") if word], se)
+    saved = None
+    if source.kind == "checkpoint":
+        source, saved = original_of(source)
+    with output.progress(source.label) as progress:
+        progress("tracing", 0, len(wishes) + 1)
+        network, example = open_source(source, input)
+        return analyze_network(network, wishes, source.label, example, progress, skip_misfits=p is None, saved=saved)
+
+
+def _write(report: "FlopsReport", format: Format, unit: UnitChoice, per_layer: bool) -> None:
+    from hetconv_cli.render.flops import flops_csv, flops_json, flops_table, layers_csv, layers_table
+    from hetconv_cli.render.table import to_markdown
+
+    if format is Format.json:
+        output.json_data(flops_json(report, unit.value))
+    elif format is Format.csv:
+        output.data((layers_csv if per_layer else flops_csv)(report, unit.value))
+    else:
+        tables = [flops_table(report, unit.value), *([layers_table(report, unit.value)] if per_layer else [])]
+        for table in tables:
+            if format is Format.markdown:
+                output.data(to_markdown(table))
+            else:
+                output.table(table)

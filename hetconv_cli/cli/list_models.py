@@ -1,0 +1,38 @@
+"""`hetconv list`."""
+
+from typing import Annotated
+
+import typer
+
+from hetconv_cli.cli import output
+from hetconv_cli.cli.options import Debug, Format, FormatOption, Json
+
+
+def list_models(
+    pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="A shell pattern, such as 'resnet*'.")] = "*",
+    format: FormatOption = Format.table,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show torchvision's models and what of them can be converted.
+
+    Example: hetconv list 'resnet*'
+    """
+    from hetconv_cli.errors import ArgumentError
+    from hetconv_cli.models.catalog import match, nearest
+    from hetconv_cli.render.catalog import catalog_csv, catalog_json, catalog_table
+    from hetconv_cli.render.table import to_markdown
+
+    entries = match(pattern)
+    if not entries:
+        near = nearest(pattern.strip("*?"))
+        hint = f"; did you mean {', '.join(near)}?" if near else "; `hetconv list` shows all"
+        raise ArgumentError(f"no model matches {pattern!r}{hint}")
+    if json or format is Format.json:
+        output.json_data(catalog_json(entries))
+    elif format is Format.csv:
+        output.data(catalog_csv(entries))
+    elif format is Format.markdown:
+        output.data(to_markdown(catalog_table(entries)))
+    else:
+        output.table(catalog_table(entries))

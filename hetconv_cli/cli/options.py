@@ -1,0 +1,63 @@
+"""Arguments and options that several commands share."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Format(StrEnum):
+    """How a report is written."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+    markdown = "markdown"
+
+
+class UnitChoice(StrEnum):
+    """What is counted."""
+
+    mac = "mac"
+    flops = "flops"
+
+
+class ArrangementChoice(StrEnum):
+    """Which filter has its K x K kernels on which channels."""
+
+    blocked = "blocked"
+    shifted = "shifted"
+
+
+class VariantChoice(StrEnum):
+    """What stands in a convolution's place."""
+
+    hetconv = "hetconv"
+    dwc = "dwc"
+    gwc = "gwc"
+
+
+def _complete_model(incomplete: str) -> list[str]:
+    from hetconv_cli.models.catalog import catalog
+
+    return [name for name in catalog() if name.startswith(incomplete)]
+
+
+MODEL_HELP = (
+    "A torchvision name (hetconv list), timm/NAME, FILE.py:CALLABLE (runs that file), or a file that convert wrote."
+)
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=_complete_model, show_default=False)
+]
+Input = Annotated[
+    str | None,
+    typer.Option("--input", metavar="1x3x224x224", help="Input size; 224 or 224x320 for height and width only."),
+]
+Se = Annotated[
+    bool, typer.Option("--se", help="Squeeze-and-excitation (reduction 16) after each converted convolution.")
+]
+FormatOption = Annotated[Format, typer.Option("--format", help="How the report is written to stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of random weights.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

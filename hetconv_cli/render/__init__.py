@@ -1,0 +1,1 @@
+"""Results -> text: tables, JSON, CSV, Markdown; and plots. Decides nothing, prints nothing."""
