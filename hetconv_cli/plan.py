@@ -14,7 +14,7 @@ from hetconv_cli.arrangement import Arrangement
 from hetconv_cli.errors import ArgumentError
 from hetconv_cli.geometry import Geometry
 
-Variant = Literal["hetconv", "dwc", "gwc"]
+Variant = Literal["standard", "hetconv", "dwc", "gwc"]  # standard: the convolution stays, an SE comes behind it
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 Part = int | Literal["pc"]
 
@@ -80,8 +80,8 @@ class Change:
     se: int | None = None
 
     def __str__(self) -> str:
-        what = {"hetconv": f"hetconv P={self.p} {self.arrangement}", "dwc": "DWC+PWC", "gwc": f"GWC{self.groups}+PWC"}
-        return what[self.variant] + (" + SE" if self.se else "")
+        what = {"hetconv": f"HetConv P={self.p} {self.arrangement}", "dwc": "DWC+PWC", "gwc": f"GWC{self.groups}+PWC"}
+        return what.get(self.variant, self.variant) + (f" + SE{self.se}" if self.se else "")
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,8 @@ def _decide(candidate: Candidate, rules: Rules) -> LayerPlan:
 
 def _misfit(wish: Wish, geometry: Geometry) -> str | None:
     m = geometry.in_channels
+    if wish.variant == "standard" and not wish.se:
+        return "stays the standard convolution"
     if wish.variant == "hetconv":
         if wish.p == "pc" or (wish.p > 1 and m % wish.p == 0):
             return None
@@ -177,10 +179,10 @@ def _misfit(wish: Wish, geometry: Geometry) -> str | None:
 
 
 def _resolve(wish: Wish, candidate: Candidate) -> tuple[Change, str | None]:
-    if wish.variant == "dwc":
-        return Change("dwc", se=wish.se), None
     if wish.variant == "gwc":
         return Change("gwc", groups=wish.groups, se=wish.se), None
+    if wish.variant != "hetconv":
+        return Change(wish.variant, se=wish.se), None
     part = candidate.geometry.in_channels if wish.p == "pc" else wish.p
     arrangement, remark = wish.arrangement, None
     if arrangement is None:
@@ -205,7 +207,7 @@ def _check_rules_match(candidates: tuple[Candidate, ...], rules: Rules) -> None:
 def _check_part_fits_somewhere(plan: Plan, rules: Rules) -> None:
     """A part that fits nowhere is a mistake in the argument, not a network with nothing to convert."""
     wish = rules.default
-    if plan.converted or not isinstance(wish, Wish) or wish.variant == "dwc" or 1 in (wish.p, wish.groups):
+    if plan.converted or not isinstance(wish, Wish):
         return
     misfits = [layer for layer in plan.kept if "not divisible" in (layer.reason or "")]
     if not misfits:

@@ -56,12 +56,13 @@ def _convolution(modules: dict[str, nn.Module], layer: LayerPlan) -> nn.Conv2d:
 
 
 def _new_layer(conv: nn.Conv2d, change: Change, transfer: Transfer) -> nn.Module:
-    layer = build_layer(conv, change)
-    transfer_weights(layer, conv, transfer)
-    layer.requires_grad_(conv.weight.requires_grad)
-    new: nn.Module = layer
+    new: nn.Module = conv
+    if change.variant != "standard":
+        new = layer = build_layer(conv, change)
+        transfer_weights(layer, conv, transfer)
+        layer.requires_grad_(conv.weight.requires_grad)
     if change.se:
-        new = nn.Sequential(OrderedDict(conv=layer, se=_squeeze_excitation(conv, change.se)))
+        new = nn.Sequential(OrderedDict(conv=new, se=_squeeze_excitation(conv, change.se)))
     return new.train(conv.training)
 
 

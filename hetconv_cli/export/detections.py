@@ -39,4 +39,5 @@ def _nearest(pairs: list[tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]
         scale = np.abs(first).max() or 1.0
         each = [np.abs(row - second).max(axis=1, initial=0) for row in first]  # row by row: masks are large
         distance += np.stack(each) / scale
-    return np.argmin(distance, axis=1)
+    nearest: npt.NDArray[np.intp] = np.argmin(distance, axis=1)
+    return nearest

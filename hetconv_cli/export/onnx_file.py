@@ -201,21 +201,29 @@ def _verify(
         return own, ()
     if not fresh:
         raise _not_proven(own.silent)
-    plan.progress("proving on a twin that reacts to its input")
-    twin = condition(reference, plan.inputs.make(max(2, plan.proof_batch), seed=3))
-    twin_file = file.parent / "twin" / file.name
-    twin_file.parent.mkdir()
-    _, twin_nodes = _make(twin, twin_file, plan)
-    if twin_nodes != nodes:
-        raise _not_proven(f"{own.silent}; the graph of a network that does react has other operators")
-    evidence = prove(twin, twin_file, plan.inputs, plan.proof_batch, plan.tolerance)
-    if evidence.silent is not None:
-        raise _not_proven(f"{evidence.silent}, even with BatchNorm statistics and without zero matrices")
+    evidence = _verify_twin(reference, file.parent / "twin" / file.name, nodes, plan, own.silent)
     note = (
         f"proven on a twin with BatchNorm statistics of one batch and noise in zero matrices, exported the same way: "
         f"with these random weights {own.silent}; the file itself agrees to {own.max_rel_diff:.1e} of the scale"
     )
     return evidence, (note,)
+
+
+def _verify_twin(model: nn.Module, file: Path, nodes: Counter[str], plan: _Plan, silent: str) -> Evidence:
+    """Proof by a conditioned twin of `model`, whose own outputs are `silent`; its graph must have the same `nodes`."""
+    plan.progress("proving on a twin that reacts to its input")
+    twin = condition(model, plan.inputs.make(max(2, plan.proof_batch), seed=3))
+    file.parent.mkdir()
+    _, twin_nodes = _make(twin, file, plan)
+    if twin_nodes != nodes:
+        raise _not_proven(f"{silent}; the graph of a network that does react has other operators")
+    try:
+        evidence = prove(twin, file, plan.inputs, plan.proof_batch, plan.tolerance)
+    except NotProvenError as error:
+        raise NotProvenError(f"with random weights {silent}; on a twin of the network that reacts: {error}") from error
+    if evidence.silent is not None:
+        raise _not_proven(f"{evidence.silent}, even with BatchNorm statistics and without zero matrices")
+    return evidence
 
 
 def _not_proven(why: str) -> NotProvenError:

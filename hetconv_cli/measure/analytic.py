@@ -38,7 +38,7 @@ def analytic_macs(model: nn.Module, trace: Trace, plan: Plan | None = None) -> T
 
 def changed_macs(g: Geometry, change: Change | None, output: equations.Size) -> int:
     """MACs of one sample of a convolution after its change; None: as it is."""
-    if change is None:
+    if change is None or change.variant == "standard":
         return equations.standard_macs(g.in_channels // g.groups, g.out_channels, g.kernel, output)
     if change.variant == "hetconv":
         return equations.hetconv_macs(g.in_channels, g.out_channels, g.kernel, output, change.p or 1)
@@ -48,7 +48,9 @@ def changed_macs(g: Geometry, change: Change | None, output: equations.Size) -> 
 
 
 def equation_ratio(g: Geometry, change: Change) -> Fraction:
-    """The ratio to the standard convolution as the paper prints it: equation (3), (5) or (8)."""
+    """The ratio to the standard convolution as the paper prints it: equation (3), (5) or (8); 1 for itself."""
+    if change.variant == "standard":
+        return Fraction(1)
     if change.variant == "hetconv":
         return equations.hetconv_ratio(g.kernel, change.p or 1)
     if change.variant == "gwc":

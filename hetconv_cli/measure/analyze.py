@@ -14,9 +14,9 @@ from hetconv_cli.layers import HetConv2d
 from hetconv_cli.measure.analytic import analytic_macs, ratio_by_equation
 from hetconv_cli.measure.counters import Counts, count, count_dispatched, replay
 from hetconv_cli.measure.network import Network, meta_copy, prepare
-from hetconv_cli.measure.notes import CONVERTED, column_notes, plan_notes
+from hetconv_cli.measure.notes import CONVERTED, SQUEEZES, column_notes, plan_notes
 from hetconv_cli.measure.report import ConvertedMacs, FlopsReport, LayerReport, Macs, Ratio, VariantReport
-from hetconv_cli.measure.tally import Tally, add, by_layer, kinds_of
+from hetconv_cli.measure.tally import Tally, add, by_layer, join, kinds_of
 from hetconv_cli.models.example import ExampleSpec, spec_of
 from hetconv_cli.ops.hetconv2d import Implementation
 from hetconv_cli.plan import Candidate, Part, Plan, Rules, Variant, Wish, in_kind, make_plan, stem
@@ -24,7 +24,7 @@ from hetconv_cli.plan_file import parse_part
 
 Progress = Callable[[str, int, int], None]  # what is being counted, how many are done, how many there are
 FORMS: tuple[Implementation, ...] = ("reference", "auto")  # what is counted as the layer's work, and what runs
-EQUATION: dict[Variant, Literal[3, 5, 8]] = {"hetconv": 3, "dwc": 5, "gwc": 8}
+EQUATION: dict[Variant, Literal[3, 5, 8] | None] = {"standard": None, "hetconv": 3, "dwc": 5, "gwc": 8}
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,14 @@ def analyze(
 
 
 def wishes_for(p: Iterable[object], compare: Iterable[str], se: bool | int = False) -> list[Wish]:
-    """The variants that parts and comparisons ask for, in that order.
+    """The variants that parts and comparisons ask for, in that order; with `se` the standard network with it first.
 
     Raises:
         ArgumentError: a part or comparison that is none.
     """
-    wishes = [make_wish(part, se=se) for part in p]
-    numbers = [wish.p for wish in wishes if isinstance(wish.p, int)]
+    parts = [make_wish(part, se=se) for part in p]
+    numbers = [wish.p for wish in parts if isinstance(wish.p, int)]
+    wishes = [*([make_wish(variant="standard", se=se)] if se else []), *parts]
     for word in compare:
         kind, colon, groups = word.partition(":")
         if kind == "dwc" and not colon:
@@ -145,9 +146,8 @@ def _request(wish: Wish, candidates: list[Candidate], skip_misfits: bool) -> Req
 
 
 def _title(request: Request) -> str:
-    if request.name == "hetconv":
-        return "PC" if request.p == "pc" else f"P={request.p}"
-    return "DWC+PWC" if request.name == "dwc" else f"GWC{request.groups}+PWC"
+    part = "PC" if request.p == "pc" else f"P={request.p}"
+    return {"standard": "SE", "hetconv": part, "dwc": "DWC+PWC", "gwc": f"GWC{request.groups}+PWC"}[request.name]
 
 
 class _Counter:
@@ -187,7 +187,7 @@ class _Counter:
         new = _over(counts.dispatcher, names)
         macs = _macs(analytic, counts.thop, counts.dispatcher, executed)
         params = _params(rewritten)
-        kinds = self.kinds | dict.fromkeys(names, CONVERTED)
+        kinds = self.kinds | dict.fromkeys(names, CONVERTED) | dict.fromkeys((join(n, "se") for n in names), SQUEEZES)
         return VariantReport(
             name=request.name,
             p=request.p,

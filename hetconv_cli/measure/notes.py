@@ -7,6 +7,7 @@ from hetconv_cli.measure.tally import Tally, differences
 from hetconv_cli.plan import Plan
 
 CONVERTED = "the converted layers"
+SQUEEZES = "the squeeze-and-excitations"
 
 
 def column_notes(

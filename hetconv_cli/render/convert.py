@@ -1,10 +1,11 @@
 """The report of `hetconv convert`."""
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 from hetconv_cli.measure.summary import Stage, Summary
-from hetconv_cli.plan import Change, Plan
+from hetconv_cli.plan import Plan
 from hetconv_cli.render.numbers import count, percent
 from hetconv_cli.render.table import Table, to_csv
 
@@ -46,7 +47,7 @@ def convert_table(model: str, plan: Plan, summary: Summary, input_size: str, wei
     rows.append(_row(total))
     changes = [percent(total.macs_after, total.macs_before), percent(total.params_after, total.params_before)]
     rows.append(["", "", "", changes[0], "", changes[1]])
-    headers = ["stage", "convs", "MACs before", "after", "weights before", "after"]
+    headers = ["stage", "convs", "MACs before", "after", "params before", "after"]
     headline = f"{model}  {input_size}  {_changes(plan)}, weights: {weights}"
     return Table(headers, rows, [headline], _below(plan, summary))
 
@@ -77,15 +78,21 @@ def _counts(stage: Stage) -> bool:
 
 def _changes(plan: Plan) -> str:
     changes = [layer.change for layer in plan.converted if layer.change]
-    kinds = list(dict.fromkeys(_named(change) for change in changes))
-    arrangements = list(dict.fromkeys(change.arrangement for change in changes if change.arrangement))
-    named = ", ".join(kinds) if len(kinds) <= 3 else f"{len(kinds)} different changes"
-    return named + (f", arrangement {' and '.join(arrangements)}" if arrangements else "")
+    names = {"standard": "standard", "hetconv": "HetConv", "dwc": "DWC+PWC", "gwc": "GWC+PWC"}
+    words = [_all(names[change.variant] for change in changes)]
+    for name, values in (
+        ("P=", _all(change.p for change in changes)),
+        ("G=", _all(change.groups for change in changes)),
+        ("arrangement ", _all(change.arrangement for change in changes)),
+        ("SE reduction ", _all(change.se for change in changes)),
+    ):
+        words += [name + values] if values else []
+    return ", ".join(words)
 
 
-def _named(change: Change) -> str:
-    what = {"hetconv": f"HetConv P={change.p} (part)", "dwc": "DWC+PWC", "gwc": f"GWC{change.groups}+PWC"}
-    return what[change.variant] + (f" + SE{change.se}" if change.se else "")
+def _all(values: Iterable[object]) -> str:
+    """Every different value that is not None, in order."""
+    return "/".join(dict.fromkeys(str(value) for value in values if value is not None))
 
 
 def _below(plan: Plan, summary: Summary) -> list[str]:

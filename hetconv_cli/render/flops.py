@@ -134,7 +134,7 @@ def letter(index: int) -> str:
 
 def _ratios(variant: VariantReport) -> tuple[str, str]:
     ratio = variant.ratio
-    if ratio.by_equation is None or ratio.measured is None:
+    if ratio.equation is None or ratio.by_equation is None or ratio.measured is None:
         return "-", "-"
     return f"({ratio.equation}) {ratio.by_equation:.4f}", f"{ratio.measured:.4f}"
 

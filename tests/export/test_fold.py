@@ -98,13 +98,9 @@ def test_channels_reordered_between_convolution_and_sum():
     check_folds(graph_of(nodes, constants), FoldCount(1, 0))
 
 
-def test_weights_behind_identity_and_constant_nodes():
-    """How the TorchScript exporter writes initializers that are used twice."""
+def test_a_weight_in_a_constant_node():
     nodes, constants = sum_of_two()
-    constants["shared"] = constants.pop("mean")
-    weight = numpy_helper.from_array(constants.pop("b"))
-    nodes.insert(0, helper.make_node("Identity", ["shared"], ["mean"]))
-    nodes.insert(0, helper.make_node("Constant", [], ["b"], value=weight))
+    nodes.insert(0, helper.make_node("Constant", [], ["b"], value=numpy_helper.from_array(constants.pop("b"))))
     model = graph_of(nodes, constants)
     check_folds(model, FoldCount(1, 0))
     assert operators(model) == ["Add", "Conv", "Conv"]
