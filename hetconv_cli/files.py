@@ -15,7 +15,7 @@ def check_target(target: Path, overwrite: bool) -> None:
     if target.is_dir():
         raise ArgumentError(f"{target}: is a folder; name a file")
     if target.exists() and not overwrite:
-        raise ArgumentError(f"{target} exists: pass --force to replace it, or -o for another name")
+        raise ArgumentError(f"{target} exists: pass --force to replace it, or name another file")
     if not folder.is_dir():
         raise ArgumentError(f"{target}: no such folder: {folder}")
     try:

@@ -173,6 +173,6 @@ def _say_what_next(job: _Job, written: Path) -> None:
         output.talk(f"These weights are random: train them, or start from a trained network: {source}")
     else:
         output.talk(
-            f"Weights carried over from {job.weights}: K x K kernels in a filter's class, centre taps elsewhere."
-            " That loses accuracy: train on."
+            f"Weights carried over ({job.weights}): K x K kernels in a filter's class, centre taps elsewhere."
+            " If they were trained, accuracy is lost: train on."
         )

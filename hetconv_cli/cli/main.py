@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Runs the command line and exits: 0 done, 1 failed, 2 wrong argument, 3 not proven, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        status = app(arguments, standalone_mode=False) or 0
+        status = app(arguments, prog_name="hetconv", standalone_mode=False) or 0
         sys.stdout.flush()
     except HetconvError as error:
         status = _failed(str(error), error, error.exit_status, arguments)

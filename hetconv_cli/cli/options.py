@@ -37,7 +37,8 @@ class VariantChoice(StrEnum):
     gwc = "gwc"
 
 
-def _complete_model(incomplete: str) -> list[str]:
+def complete_model(incomplete: str) -> list[str]:
+    """The model names that begin so; a shell asks while a user types."""
     from hetconv_cli.models.catalog import catalog
 
     return [name for name in catalog() if name.startswith(incomplete)]
@@ -47,7 +48,7 @@ MODEL_HELP = (
     "A torchvision name (hetconv list), timm/NAME, FILE.py:CALLABLE (runs that file), or a file that convert wrote."
 )
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=_complete_model, show_default=False)
+    str, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=complete_model, show_default=False)
 ]
 Input = Annotated[
     str | None,

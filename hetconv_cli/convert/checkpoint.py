@@ -241,6 +241,16 @@ def _example(text: str | None, kind: str | None) -> ExampleSpec | None:
     return ExampleSpec(parse_input(text).shapes, "images" if kind == "images" else "tensors")
 
 
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The file that `save` wrote last into `folder`, or None; other safetensors files are passed over."""
+    files = sorted(folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for file in files:
+        with contextlib.suppress(ArgumentError):
+            read_recipe(file)
+            return file
+    return None
+
+
 def original_of(checkpoint: Source) -> tuple[Source, Plan]:
     """The network that a checkpoint was made from, and its plan.
 

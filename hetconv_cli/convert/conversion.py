@@ -1,7 +1,7 @@
 """convert(): a network in, a rewritten copy and the plan out."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -13,7 +13,7 @@ from hetconv_cli.convert.transfer import Transfer
 from hetconv_cli.errors import ArgumentError, HetconvError
 from hetconv_cli.layers import GroupwisePointwise, HetConv2d
 from hetconv_cli.models.example import ExampleSpec, spec_of
-from hetconv_cli.plan import SE_REDUCTION, VARIANTS, Plan, Rules, Variant, Wish, make_plan
+from hetconv_cli.plan import SE_REDUCTION, VARIANTS, Part, Plan, Rules, Variant, Wish, make_plan
 from hetconv_cli.plan_file import parse_part
 
 
@@ -36,7 +36,7 @@ class Conversion:
 
 def convert(
     model: nn.Module,
-    p: int | Literal["pc"] = 4,
+    p: Part = 4,
     *,
     example: Any = None,
     arrangement: Arrangement | None = None,

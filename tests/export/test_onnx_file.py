@@ -9,6 +9,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
+from hetconv_cli import files
 from hetconv_cli.errors import ArgumentError, HetconvError, NotProvenError
 from hetconv_cli.export import export_onnx, onnx_file
 from hetconv_cli.layers import HetConv2d
@@ -272,19 +273,19 @@ class TestRefusedBeforeAnyWork:
         assert (tmp_path / "net.onnx").read_bytes() == b"old"
 
     def test_a_folder(self, tmp_path):
-        with pytest.raises(ArgumentError, match="is a folder: name a file in it"):
+        with pytest.raises(ArgumentError, match="is a folder; name a file"):
             export_onnx(nn.ReLU(), tmp_path, EXAMPLE, overwrite=True)
 
     def test_a_missing_folder(self, tmp_path):
-        with pytest.raises(ArgumentError, match="does not exist: make it"):
+        with pytest.raises(ArgumentError, match="no such folder"):
             export_onnx(nn.ReLU(), tmp_path / "no" / "net.onnx", EXAMPLE)
 
     def test_a_folder_that_cannot_be_written_to(self, tmp_path, monkeypatch):
         def refuse(**_):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(onnx_file.tempfile, "TemporaryDirectory", refuse)
-        with pytest.raises(ArgumentError, match=r"cannot write to folder .*: Permission denied"):
+        monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
+        with pytest.raises(ArgumentError, match=r"cannot write in .*: Permission denied"):
             export_onnx(nn.ReLU(), tmp_path / "net.onnx", EXAMPLE)
 
     @pytest.mark.parametrize(
