@@ -16,6 +16,7 @@ from hetconv_cli.cli.options import (
     Input,
     Json,
     Model,
+    Pairs,
     Se,
     Seed,
     VariantChoice,
@@ -48,6 +49,7 @@ def convert(
     ] = None,
     variant: Annotated[VariantChoice, typer.Option("--variant", help="gwc takes P groups.")] = VariantChoice.hetconv,
     se: Se = False,
+    pairs: Pairs = False,
     input: Input = None,
     seed: Seed = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; write nothing.")] = False,
@@ -74,7 +76,7 @@ def convert(
     if not dry_run:
         check_target(target, overwrite=force)
 
-    job = _plan(source, input, rules)
+    job = _plan(source, input, rules, pairs)
     if not dry_run and job.plan.converted:
         job = _write(job, weights, seed, target, force)
     _report(job, Format.json if json else format)
@@ -111,15 +113,19 @@ def _rules(config: Path | None, wish: "Wish") -> "Rules":
     return rules_from_yaml(text, str(config), wish)
 
 
-def _plan(source: "Source", input: str | None, rules: "Rules") -> _Job:
+def _plan(source: "Source", input: str | None, rules: "Rules", pairs: bool) -> _Job:
     from hetconv_cli.convert.candidates import find_candidates
+    from hetconv_cli.convert.pairs import with_pairs
     from hetconv_cli.measure.network import open_source
     from hetconv_cli.plan import make_plan
 
     with output.progress(source.label) as progress:
         progress("tracing", 0, 1)
         network, example = open_source(source, input)
-    return _Job(source, network, example, make_plan(find_candidates(network.model, network.trace), rules))
+        candidates = find_candidates(network.model, network.trace)
+        if pairs:
+            candidates = with_pairs(candidates, network.model, network.inputs)
+    return _Job(source, network, example, make_plan(candidates, rules))
 
 
 def _write(job: _Job, weights: str, seed: int, target: Path, force: bool) -> _Job:
@@ -168,7 +174,9 @@ def _say_what_next(job: _Job, written: Path) -> None:
     from hetconv_cli.render.numbers import size
 
     output.talk(f"\nwrote {written} ({size(written.stat().st_size)}, reloaded, outputs equal bit for bit)")
-    if job.weights == "random":
+    if job.weights == "random" and job.source.kind == "paper":
+        output.talk("These weights are random: train them.")
+    elif job.weights == "random":
         source = f"hetconv convert {job.source} --weights DEFAULT"
         output.talk(f"These weights are random: train them, or start from a trained network: {source}")
     else:
