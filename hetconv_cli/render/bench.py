@@ -60,7 +60,8 @@ def title(row: Row) -> str:
 
 
 def _where(row: Row) -> str:
-    return f"{title(row)} in {row.runtime} at batch {row.batch}" + (f" ({row.layer})" if row.layer else "")
+    runtime = row.runtime if row.dtype == "float32" else f"{row.runtime} {row.dtype}"
+    return f"{title(row)} in {runtime} at batch {row.batch}" + (f" ({row.layer})" if row.layer else "")
 
 
 def plot_bench(report: BenchReport, path: Path) -> None:
