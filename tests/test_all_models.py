@@ -9,16 +9,13 @@ import torchvision
 from torch.utils import _pytree
 
 from hetconv_cli.cli.main import main
-from hetconv_cli.convert.candidates import find_candidates
 from hetconv_cli.convert.conversion import convert
-from hetconv_cli.convert.rewrite import apply_plan
 from hetconv_cli.measure import network as networks
-from hetconv_cli.measure.network import meta_copy, open_source
+from hetconv_cli.measure.network import open_source
 from hetconv_cli.models.build import build
 from hetconv_cli.models.catalog import catalog
 from hetconv_cli.models.source import Source
 from hetconv_cli.models.torchvision_models import native_example
-from hetconv_cli.plan import Rules, Wish, make_plan
 
 NAMES = torchvision.models.list_models()
 STEM_ONLY = 1  # convertible in kind, but it reads the image
@@ -144,10 +141,10 @@ def test_a_converted_network_runs_and_keeps_its_output_shapes(name):
 def test_a_converted_network_keeps_its_output_shapes_on_meta(name):
     network, _ = open_source(Source("torchvision", name))
     assert network.trace.on_meta
-    plan = make_plan(find_candidates(network.model, network.trace), Rules(Wish(p=4)))
-    assert plan.converted
+    conversion = convert(network.model, p=4, example=network.inputs)
+    assert conversion.plan.converted
     with torch.no_grad():
-        before, after = network.model(*network.inputs), apply_plan(meta_copy(network.model), plan)(*network.inputs)
+        before, after = network.model(*network.inputs), conversion.model.eval()(*network.inputs)
     assert shapes_of(after, name) == shapes_of(before, name)
 
 

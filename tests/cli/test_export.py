@@ -153,7 +153,14 @@ def test_code_of_ones_own_is_not_run_because_a_file_names_it(refuse, checkpoint_
 
 
 def test_the_original_must_be_the_one(refuse, checkpoint_of_net):
-    refuse("export", "a.onnx", "--source", "net.py:pointwise", status=2, says="the plan was made for 3x3.*the model has 2x2")
+    refuse(
+        "export",
+        "a.onnx",
+        "--source",
+        "net.py:pointwise",
+        status=2,
+        says="the plan was made for 3x3.*the model has 2x2",
+    )
 
 
 def test_a_converted_file_has_its_part_and_weights(refuse, checkpoint_of_net):
