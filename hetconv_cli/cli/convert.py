@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hetconv_cli.cli import output
+from hetconv_cli.cli.calibration import Calibrate, ImageOptions, Images, Mean, Size, Std, TransferChoice, TransferOption
 from hetconv_cli.cli.options import (
     ArrangementChoice,
     Debug,
@@ -22,6 +23,8 @@ from hetconv_cli.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from hetconv_cli.convert.calibration.report import CalibrationReport
+    from hetconv_cli.convert.transfer import Transfer
     from hetconv_cli.measure.network import Network
     from hetconv_cli.models.example import ExampleSpec
     from hetconv_cli.models.source import Source
@@ -48,6 +51,12 @@ def convert(
     ] = None,
     variant: Annotated[VariantChoice, typer.Option("--variant", help="gwc takes P groups.")] = VariantChoice.hetconv,
     se: Se = False,
+    transfer: TransferOption = None,
+    calibrate: Calibrate = None,
+    images: Images = 64,
+    mean: Mean = None,
+    std: Std = None,
+    size: Size = None,
     input: Input = None,
     seed: Seed = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; write nothing.")] = False,
@@ -70,13 +79,16 @@ def convert(
         raise ArgumentError(f"{model} is converted already: name the network that it came from")
     wish = make_wish(p, arrangement=arrangement.value if arrangement else None, variant=variant.value, se=se)
     rules = _rules(config, wish)
+    pictures = ImageOptions(calibrate, images, mean, std, size, seed)
+    pictures.files()  # what is wrong with them shall be said before anything is built
+    _check_transfer(transfer, pictures)
     target = output_file or Path(f"{source.label}-{_suffix(p, variant)}.safetensors")
     if not dry_run:
         check_target(target, overwrite=force)
 
     job = _plan(source, input, rules)
     if not dry_run and job.plan.converted:
-        job = _write(job, weights, seed, target, force)
+        job = _write(job, weights, seed, transfer, pictures, target, force)
     _report(job, Format.json if json else format)
 
 
@@ -90,6 +102,16 @@ class _Job:
     plan: "Plan"
     weights: str = "random"
     written: Path | None = None
+    calibration: "CalibrationReport | None" = None
+
+
+def _check_transfer(transfer: TransferChoice | None, pictures: ImageOptions) -> None:
+    from hetconv_cli.errors import ArgumentError
+
+    if transfer is TransferChoice.calibrated and pictures.folder is None:
+        raise ArgumentError("--transfer calibrated needs images: --calibrate FOLDER")
+    if transfer not in (None, TransferChoice.calibrated) and pictures.folder is not None:
+        raise ArgumentError(f"--calibrate is for --transfer calibrated, not {transfer}: leave one of them out")
 
 
 def _suffix(p: str, variant: VariantChoice) -> str:
@@ -122,8 +144,17 @@ def _plan(source: "Source", input: str | None, rules: "Rules") -> _Job:
     return _Job(source, network, example, make_plan(find_candidates(network.model, network.trace), rules))
 
 
-def _write(job: _Job, weights: str, seed: int, target: Path, force: bool) -> _Job:
-    """Builds the network with its weights, rewrites it, writes it, and reads it back."""
+def _write(
+    job: _Job,
+    weights: str,
+    seed: int,
+    transfer: TransferChoice | None,
+    pictures: ImageOptions,
+    target: Path,
+    force: bool,
+) -> _Job:
+    """Builds the network with its weights, rewrites it, calibrates it, writes it, and reads it back."""
+    from hetconv_cli.convert.calibration.calibrate import calibrate
     from hetconv_cli.convert.checkpoint import save
     from hetconv_cli.convert.conversion import Conversion, check_calls
     from hetconv_cli.convert.rewrite import apply_plan
@@ -133,33 +164,55 @@ def _write(job: _Job, weights: str, seed: int, target: Path, force: bool) -> _Jo
         progress("building", 0, 3)
         built = build(job.source, weights=weights, seed=seed)
         progress("rewriting", 1, 3)
-        new_model = apply_plan(built.model, job.plan, "fresh" if built.weights == "random" else "center")
-        progress("writing and reading back", 2, 3)
+        new_model = apply_plan(built.model, job.plan, _transfer(transfer, built.weights, pictures))
         check_calls(job.network.trace, job.plan, new_model, job.example.make())
-        conversion = Conversion(new_model, job.plan, job.example, built.weights)
+        report = None
+        if pictures.folder is not None:
+            samples = pictures.read(job.source, weights, built.model, job.example, progress)
+            report = calibrate(built.model, new_model, job.plan, samples, seed=seed, progress=progress)
+        progress("writing and reading back", 2, 3)
+        how = f"{built.weights}, calibrated on {report.images} images" if report else built.weights
+        conversion = Conversion(new_model, job.plan, job.example, how, report)
         save(conversion, target, source=str(job.source), overwrite=force, original=built.model)
-    return replace(job, weights=built.weights, written=target)
+    return replace(job, weights=how, written=target, calibration=report)
+
+
+def _transfer(transfer: TransferChoice | None, weights: str, pictures: ImageOptions) -> "Transfer":
+    """Random weights are taken as fresh ones unless something else was asked for."""
+    from hetconv_cli.errors import ArgumentError
+
+    if pictures.folder is not None:
+        if weights == "random":
+            raise ArgumentError("--calibrate needs trained weights: --weights DEFAULT, a name of theirs, or a file")
+        return "center"
+    if transfer is None:
+        return "fresh" if weights == "random" else "center"
+    return "sum" if transfer is TransferChoice.sum else "center"
 
 
 def _report(job: _Job, format: Format) -> None:
     from hetconv_cli.measure.summary import summarize
+    from hetconv_cli.render.calibration import calibration_json, calibration_table
     from hetconv_cli.render.convert import convert_csv, convert_json, convert_table, nothing_converted
     from hetconv_cli.render.table import to_markdown
 
     summary = summarize(job.network, job.plan)
     name, written = str(job.source), str(job.written) if job.written else None
     if format is Format.json:
-        output.json_data(convert_json(name, job.plan, summary, written, job.weights))
+        structure = convert_json(name, job.plan, summary, written, job.weights)
+        structure["calibration"] = calibration_json(job.calibration) if job.calibration else None
+        output.json_data(structure)
     elif format is Format.csv:
         output.data(convert_csv(job.plan))
     elif not job.plan.converted:
         output.data(nothing_converted(name, job.plan))
     else:
         table = convert_table(name, job.plan, summary, job.example.describe(), job.weights)
-        if format is Format.markdown:
-            output.data(to_markdown(table))
-        else:
-            output.table(table)
+        for each in (table, *([calibration_table(job.calibration)] if job.calibration else [])):
+            if format is Format.markdown:
+                output.data(to_markdown(each))
+            else:
+                output.table(each)
     if job.written:
         _say_what_next(job, job.written)
 
@@ -171,8 +224,8 @@ def _say_what_next(job: _Job, written: Path) -> None:
     if job.weights == "random":
         source = f"hetconv convert {job.source} --weights DEFAULT"
         output.talk(f"These weights are random: train them, or start from a trained network: {source}")
-    else:
+    elif job.calibration is None:
         output.talk(
             f"Weights carried over ({job.weights}): K x K kernels in a filter's class, centre taps elsewhere."
-            " If they were trained, accuracy is lost: train on."
+            " If they were trained, accuracy is lost: train on, or fit them to a few images: --calibrate FOLDER."
         )
