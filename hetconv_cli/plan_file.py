@@ -87,7 +87,10 @@ def rules_to_yaml(rules: Rules, comment: str = "") -> str:
 
 
 def _rule_to_data(rule: Rule) -> object:
-    return rule if rule == "keep" else {"se": False} | _without_empty(asdict(rule))
+    if rule == "keep":
+        return rule
+    data = {"variant": rule.variant, **_without_empty(asdict(rule)), "se": rule.se or False}
+    return {key: value for key, value in data.items() if key != "groups" or rule.variant == "gwc"}
 
 
 # --- the plan of a converted file ---------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ class TransferChoice(StrEnum):
     """How weights are carried over."""
 
     center = "center"
-    sum = "sum"
+    sum_ = "sum"
     calibrated = "calibrated"
 
 

@@ -8,6 +8,7 @@ import typer
 
 from hetconv_cli.cli import output
 from hetconv_cli.cli.calibration import Calibrate, ImageOptions, Images, Mean, Size, Std, TransferChoice, TransferOption
+from hetconv_cli.cli.choice import Budget, LatencyBudget, Limit, MaxError, PlanFile
 from hetconv_cli.cli.options import (
     ArrangementChoice,
     Debug,
@@ -24,8 +25,11 @@ from hetconv_cli.cli.options import (
 
 if TYPE_CHECKING:
     from hetconv_cli.convert.calibration.report import CalibrationReport
+    from hetconv_cli.convert.calibration.samples import Samples
     from hetconv_cli.convert.transfer import Transfer
+    from hetconv_cli.measure.choice import Choice
     from hetconv_cli.measure.network import Network
+    from hetconv_cli.models.built import BuiltModel
     from hetconv_cli.models.example import ExampleSpec
     from hetconv_cli.models.source import Source
     from hetconv_cli.plan import Plan, Rules, Wish
@@ -57,6 +61,10 @@ def convert(
     mean: Mean = None,
     std: Std = None,
     size: Size = None,
+    budget: Budget = None,
+    latency_budget: LatencyBudget = None,
+    max_error: MaxError = None,
+    plan_file: PlanFile = None,
     input: Input = None,
     seed: Seed = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; write nothing.")] = False,
@@ -67,7 +75,8 @@ def convert(
 ) -> None:
     """Rewrite a network's convolutions into HetConv layers, in one file.
 
-    Examples: hetconv convert resnet34 --p 4; hetconv convert net.py:build --p 8 --weights trained.pt
+    Examples: hetconv convert resnet34 --p 4; hetconv convert net.py:build --p 8 --weights trained.pt;
+    hetconv convert resnet34 --weights DEFAULT --budget 0.4 --calibrate photos
     """
     from hetconv_cli.convert.conversion import make_wish
     from hetconv_cli.errors import ArgumentError
@@ -78,17 +87,26 @@ def convert(
     if source.kind == "checkpoint":
         raise ArgumentError(f"{model} is converted already: name the network that it came from")
     wish = make_wish(p, arrangement=arrangement.value if arrangement else None, variant=variant.value, se=se)
+    limit = Limit.of(budget, latency_budget, max_error, plan_file, config)
     rules = _rules(config, wish)
     pictures = ImageOptions(calibrate, images, mean, std, size, seed)
     pictures.files()  # what is wrong with them shall be said before anything is built
     _check_transfer(transfer, pictures)
-    target = output_file or Path(f"{source.label}-{_suffix(p, variant)}.safetensors")
+    target = output_file or Path(f"{source.label}-{limit.suffix if limit else _suffix(p, variant)}.safetensors")
     if not dry_run:
         check_target(target, overwrite=force)
+        if limit:
+            check_target(limit.plan_file(target), overwrite=force)
 
     job = _plan(source, input, rules)
+    if limit or (job.plan.converted and not dry_run):
+        job = _build(job, weights, seed, pictures)
+    if limit:
+        job = _choose(job, limit, wish, seed)
     if not dry_run and job.plan.converted:
-        job = _write(job, weights, seed, transfer, pictures, target, force)
+        job = _write(job, transfer, seed, target, force)
+        if limit and job.choice:
+            limit.write_plan(job.choice, target, str(source))
     _report(job, Format.json if json else format)
 
 
@@ -102,6 +120,9 @@ class _Job:
     plan: "Plan"
     weights: str = "random"
     written: Path | None = None
+    built: "BuiltModel | None" = None
+    samples: "Samples | None" = None
+    choice: "Choice | None" = None
     calibration: "CalibrationReport | None" = None
 
 
@@ -144,55 +165,67 @@ def _plan(source: "Source", input: str | None, rules: "Rules") -> _Job:
     return _Job(source, network, example, make_plan(find_candidates(network.model, network.trace), rules))
 
 
-def _write(
-    job: _Job,
-    weights: str,
-    seed: int,
-    transfer: TransferChoice | None,
-    pictures: ImageOptions,
-    target: Path,
-    force: bool,
-) -> _Job:
-    """Builds the network with its weights, rewrites it, calibrates it, writes it, and reads it back."""
+def _build(job: _Job, weights: str, seed: int, pictures: ImageOptions) -> _Job:
+    """The network with its weights, and the images to fit them to."""
+    from hetconv_cli.errors import ArgumentError
+    from hetconv_cli.models.build import build
+
+    with output.progress(job.source.label) as progress:
+        progress("building", 0, 1)
+        built = build(job.source, weights=weights, seed=seed)
+        samples = None
+        if pictures.folder is not None:
+            if built.weights == "random":
+                raise ArgumentError("--calibrate needs trained weights: --weights DEFAULT, a name of theirs, or a file")
+            samples = pictures.read(job.source, weights, built.model, job.example, progress)
+    return replace(job, built=built, samples=samples, weights=built.weights)
+
+
+def _choose(job: _Job, limit: Limit, wish: "Wish", seed: int) -> _Job:
+    """The plan with the parts that make the least error."""
+    from hetconv_cli.measure.choice import choose
+
+    assert job.built is not None
+    with output.progress(job.source.label) as progress:
+        choice = choose(
+            job.built.model, job.network.trace, limit.kind_and_value, wish, job.samples, seed=seed, progress=progress
+        )
+    return replace(job, plan=choice.plan, choice=choice)
+
+
+def _write(job: _Job, transfer: TransferChoice | None, seed: int, target: Path, force: bool) -> _Job:
+    """Rewrites the network, calibrates it, writes it, and reads it back."""
     from hetconv_cli.convert.calibration.calibrate import calibrate
     from hetconv_cli.convert.checkpoint import save
     from hetconv_cli.convert.conversion import Conversion, check_calls
     from hetconv_cli.convert.rewrite import apply_plan
-    from hetconv_cli.models.build import build
 
+    assert job.built is not None
+    original, report = job.built.model, None
     with output.progress(job.source.label) as progress:
-        progress("building", 0, 3)
-        built = build(job.source, weights=weights, seed=seed)
-        progress("rewriting", 1, 3)
-        new_model = apply_plan(built.model, job.plan, _transfer(transfer, built.weights, pictures))
+        progress("rewriting", 0, 2)
+        new_model = apply_plan(original, job.plan, _transfer(transfer, job))
         check_calls(job.network.trace, job.plan, new_model, job.example.make())
-        report = None
-        if pictures.folder is not None:
-            samples = pictures.read(job.source, weights, built.model, job.example, progress)
-            report = calibrate(built.model, new_model, job.plan, samples, seed=seed, progress=progress)
-        progress("writing and reading back", 2, 3)
-        how = f"{built.weights}, calibrated on {report.images} images" if report else built.weights
-        conversion = Conversion(new_model, job.plan, job.example, how, report)
-        save(conversion, target, source=str(job.source), overwrite=force, original=built.model)
-    return replace(job, weights=how, written=target, calibration=report)
+        if job.samples is not None:
+            report = calibrate(original, new_model, job.plan, job.samples, seed=seed, progress=progress)
+        progress("writing and reading back", 1, 2)
+        weights = f"{job.weights}, calibrated on {report.images} images" if report else job.weights
+        conversion = Conversion(new_model, job.plan, job.example, weights, report)
+        save(conversion, target, source=str(job.source), overwrite=force, original=original)
+    return replace(job, weights=weights, written=target, calibration=report)
 
 
-def _transfer(transfer: TransferChoice | None, weights: str, pictures: ImageOptions) -> "Transfer":
+def _transfer(transfer: TransferChoice | None, job: _Job) -> "Transfer":
     """Random weights are taken as fresh ones unless something else was asked for."""
-    from hetconv_cli.errors import ArgumentError
-
-    if pictures.folder is not None:
-        if weights == "random":
-            raise ArgumentError("--calibrate needs trained weights: --weights DEFAULT, a name of theirs, or a file")
-        return "center"
-    if transfer is None:
-        return "fresh" if weights == "random" else "center"
-    return "sum" if transfer is TransferChoice.sum else "center"
+    if transfer is None and job.weights == "random":
+        return "fresh"
+    return "sum" if transfer is TransferChoice.sum_ else "center"
 
 
 def _report(job: _Job, format: Format) -> None:
     from hetconv_cli.measure.summary import summarize
     from hetconv_cli.render.calibration import calibration_json, calibration_table
+    from hetconv_cli.render.choice import choice_json, choice_table
     from hetconv_cli.render.convert import convert_csv, convert_json, convert_table, nothing_converted
     from hetconv_cli.render.table import to_markdown
 
@@ -200,6 +233,7 @@ def _report(job: _Job, format: Format) -> None:
     name, written = str(job.source), str(job.written) if job.written else None
     if format is Format.json:
         structure = convert_json(name, job.plan, summary, written, job.weights)
+        structure["choice"] = choice_json(job.choice) if job.choice else None
         structure["calibration"] = calibration_json(job.calibration) if job.calibration else None
         output.json_data(structure)
     elif format is Format.csv:
@@ -208,7 +242,9 @@ def _report(job: _Job, format: Format) -> None:
         output.data(nothing_converted(name, job.plan))
     else:
         table = convert_table(name, job.plan, summary, job.example.describe(), job.weights)
-        for each in (table, *([calibration_table(job.calibration)] if job.calibration else [])):
+        chosen = [choice_table(job.choice)] if job.choice else []
+        calibrated = [calibration_table(job.calibration)] if job.calibration else []
+        for each in (table, *chosen, *calibrated):
             if format is Format.markdown:
                 output.data(to_markdown(each))
             else:

@@ -176,7 +176,7 @@ def _select(options: list[list[PartOption]], kind: Kind, value: float, before: i
         found = least_cost(plain, value)
         assert found is not None  # to keep every layer makes no error
         return found
-    found = least_error(plain, math.floor(value * before) - rest)
+    found = least_error(plain, math.floor(value * before * (1 + 1e-12)) - rest)  # a part printed with all its digits
     if found is None:
         least = (rest + sum(min(option.cost for option in mine) for mine in plain)) / before
         what = "MACs" if kind == "budget" else "time"

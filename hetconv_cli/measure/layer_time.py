@@ -1,11 +1,12 @@
 """What a layer takes on this device, as it is and with each part."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.benchmark import Timer
 
 from hetconv_cli.convert.calibration.part_errors import divisors
 from hetconv_cli.convert.rewrite import build_layer
@@ -59,5 +60,18 @@ def _as_with(conv: nn.Conv2d, layer: LayerPlan, p: int | None) -> nn.Module:
 
 def _nanoseconds(module: nn.Module, shape: tuple[int, ...], like: torch.Tensor) -> int:
     input = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
-    timer = Timer("module(input)", globals={"module": module, "input": input}, num_threads=torch.get_num_threads())
-    return max(1, round(timer.blocked_autorange(min_run_time=_LEAST_SECONDS).median * 1e9))
+    timer = _timer()("module(input)", globals={"module": module, "input": input}, num_threads=torch.get_num_threads())
+    seconds: float = timer.blocked_autorange(min_run_time=_LEAST_SECONDS).median
+    return max(1, round(seconds * 1e9))
+
+
+def _timer() -> Any:
+    """The timer of torch. On import it logs that there is no CUDA, where there is none: not news to anybody."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        from torch.utils.benchmark import Timer
+    finally:
+        logger.setLevel(level)
+    return Timer

@@ -16,7 +16,7 @@ from hetconv_cli.convert.calibration.moments import Moments
 from hetconv_cli.convert.calibration.report import CalibrationReport, LayerCalibration
 from hetconv_cli.convert.calibration.samples import HELD_OUT_EVERY, Samples
 from hetconv_cli.convert.calibration.solve import fit
-from hetconv_cli.convert.calibration.walk import Lockstep, OutOfStepError, Pair, Rerun, held_bytes, tensor_in
+from hetconv_cli.convert.calibration.walk import Lockstep, OutOfStepError, Rerun, held_bytes, tensor_in
 from hetconv_cli.convert.trace import Recorder, forward_pass
 from hetconv_cli.errors import ArgumentError, HetconvError
 from hetconv_cli.layers import HetConv2d
@@ -155,9 +155,9 @@ class _Work:
             needed = max(shortage.images_needed(fitted) for shortage in self._shortages)
             worst = max(self._shortages, key=lambda shortage: shortage.images_needed(fitted))
             yield (
-                f"{len(self._shortages)} layer{'s have' if len(self._shortages) > 1 else ' has'} fewer window positions"
-                f" than unknowns ({worst.name or 'the model'}: {worst.positions} for {worst.unknowns}) and"
-                f" {'stay' if len(self._shortages) > 1 else 'stays'} near the centre taps: about {needed} images would do"
+                f"too few window positions for {len(self._shortages)} of {len(self.layers)} layers"
+                f" ({worst.name or 'the model'}: {worst.positions} for {worst.unknowns} unknowns), held near the centre"
+                f" taps: about {needed} images would do"
             )
 
     def _treat_layer(self, name: str, module: nn.Module, walk: Rerun | Lockstep) -> None:
@@ -241,7 +241,8 @@ class _Substitutes:
 
 def _answer(conv: nn.Conv2d) -> Callable[..., Tensor]:
     def answer(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
-        return conv._conv_forward(tensor_in(args, kwargs), conv.weight, conv.bias)
+        wanted: Tensor = conv._conv_forward(tensor_in(args, kwargs), conv.weight, conv.bias)  # past its hooks
+        return wanted
 
     return answer
 

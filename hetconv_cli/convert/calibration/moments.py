@@ -65,13 +65,16 @@ class Moments:
         self._quota = math.ceil(max(AT_LEAST, ENOUGH * self.unknowns) / max(1, windows))
         self._middle = g.taps // 2
         rings, centres = g.in_channels // layer.p * (g.taps - 1), g.in_channels + 1
-        double = {"dtype": torch.float64, "device": device}
-        self._centre_centre = torch.zeros(centres, centres, **double)
-        self._ring_centre = torch.zeros(layer.p * rings, centres, **double)
-        self._ring_ring = torch.zeros(layer.p, rings, rings, **double)
-        self._centre_output = torch.zeros(centres, g.out_channels, **double)
-        self._ring_output = torch.zeros(layer.p * rings, g.out_channels, **double)
-        self._output_energy = torch.zeros(g.out_channels, **double)
+
+        def zeros(*size: int) -> Tensor:
+            return torch.zeros(size, dtype=torch.float64, device=device)
+
+        self._centre_centre = zeros(centres, centres)
+        self._ring_centre = zeros(layer.p * rings, centres)
+        self._ring_ring = zeros(layer.p, rings, rings)
+        self._centre_output = zeros(centres, g.out_channels)
+        self._ring_output = zeros(layer.p * rings, g.out_channels)
+        self._output_energy = zeros(g.out_channels)
 
     @property
     def bytes(self) -> int:
@@ -93,7 +96,7 @@ class Moments:
             image = images[min(index // per_image, len(images) - 1)]
             positions = self._draw(outputs.shape[-2] * outputs.shape[-1], f"{image}/{index % per_image}/{call}")
             step = max(1, _BLOCK // (self._geometry.in_channels * self._geometry.taps))
-            for some in positions.split(step):
+            for some in _pieces(positions, step):
                 self._add(padded[index], outputs[index], some.to(padded.device))
 
     def of_class(self, index: int, filters: Tensor) -> ClassMoments:
@@ -128,6 +131,10 @@ class Moments:
             self._ring_centre.addmm_(every, centres.T)
             self._ring_output.addmm_(every, wanted.T)
             self._ring_ring.baddbmm_(rings, rings.mT)
+
+
+def _pieces(positions: Tensor, step: int) -> list[Tensor]:
+    return [positions[start : start + step] for start in range(0, len(positions), step)]
 
 
 def _windows(

@@ -1,6 +1,7 @@
 """What each part would cost each layer in error, measured on images or read from the weights alone."""
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hetconv_cli.convert.calibration.moments import Moments
-from hetconv_cli.convert.calibration.samples import Samples
+from hetconv_cli.convert.calibration.samples import Chunk, Samples
 from hetconv_cli.convert.calibration.solve import fit
 from hetconv_cli.convert.calibration.walk import tensor_in
 from hetconv_cli.convert.rewrite import build_layer
@@ -57,7 +58,7 @@ def measured_errors(
     memory: int = MEMORY,
     progress: Progress = lambda what, done, total: None,
 ) -> Errors:
-    """The error of each layer with each part, with weights fitted to the images, inputs as the original network has them.
+    """The error of each layer with each part, weights fitted to the images, inputs as in the original network.
 
     Measured on the images held out. Every other layer is the original one, so the errors do not add up exactly; they
     are what a choice can be made from.
@@ -135,7 +136,8 @@ def _jobs(model: nn.Module, layers: tuple[LayerPlan, ...], samples: Samples, see
 
 def _that_fit(jobs: list[_Job], memory: int) -> list[_Job]:
     """As many as the memory holds, one at least."""
-    total, some = 0, []
+    total = 0
+    some: list[_Job] = []
     for job in jobs:
         total += job.bytes
         if some and total > memory:
@@ -150,30 +152,26 @@ def _watch(model: nn.Module, jobs: list[_Job], samples: Samples) -> None:
     for job in jobs:
         by_conv.setdefault(job.conv, []).append(job)
     for chunk in samples.chunks:
-        hooks = []
-        for conv, mine in by_conv.items():
-            calls = iter(range(10**9))
-
-            def add(
-                module: nn.Module,
-                args: tuple[Any, ...],
-                kwargs: dict[str, Any],
-                output: Tensor,
-                mine: list[_Job] = mine,
-                calls: Iterator[int] = calls,
-            ) -> None:
-                call = next(calls)
-                for job in mine:
-                    into = job.held if chunk.held_out else job.fitted
-                    assert into is not None
-                    into.add(tensor_in(args, kwargs), output, chunk.images, call)
-
-            hooks.append(conv.register_forward_hook(add, with_kwargs=True))
+        hooks = [conv.register_forward_hook(_adding(mine, chunk), with_kwargs=True) for conv, mine in by_conv.items()]
         try:
             model(*chunk.inputs)
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def _adding(jobs: list[_Job], chunk: Chunk) -> Callable[..., None]:
+    """A hook of one convolution that adds each of its calls to the jobs' sums."""
+    calls = itertools.count()
+
+    def add(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        call = next(calls)
+        for job in jobs:
+            into = job.held if chunk.held_out else job.fitted
+            assert into is not None
+            into.add(tensor_in(args, kwargs), output, chunk.images, call)
+
+    return add
 
 
 def _conv(model: nn.Module, layer: LayerPlan) -> nn.Conv2d:
