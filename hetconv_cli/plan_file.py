@@ -77,7 +77,7 @@ def _rule(value: object, base: Wish, where: str) -> Rule:
 
 def rules_to_yaml(rules: Rules, comment: str = "") -> str:
     """A plan.yaml that `rules_from_yaml` reads as the same rules; `comment` goes before it, a line each."""
-    layers = rules.exact | {f"re:{pattern}": rule for pattern, rule in rules.patterns}
+    layers = {**rules.exact, **{f"re:{pattern}": rule for pattern, rule in rules.patterns}}
     data = {
         "hetconv": 1,
         "default": _rule_to_data(rules.default),

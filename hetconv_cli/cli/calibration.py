@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class TransferChoice(StrEnum):
     """How weights are carried over."""
 
-    center = "center"
-    sum_ = "sum"
+    centre_taps = "center"  # `center` is a method of str
+    sums_of_taps = "sum"
     calibrated = "calibrated"
 
 

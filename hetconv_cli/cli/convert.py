@@ -219,7 +219,7 @@ def _transfer(transfer: TransferChoice | None, job: _Job) -> "Transfer":
     """Random weights are taken as fresh ones unless something else was asked for."""
     if transfer is None and job.weights == "random":
         return "fresh"
-    return "sum" if transfer is TransferChoice.sum_ else "center"
+    return "sum" if transfer is TransferChoice.sums_of_taps else "center"
 
 
 def _report(job: _Job, format: Format) -> None:

@@ -92,7 +92,7 @@ def _as_samples(batch: Any, wanted: int, number: int) -> list[Sample]:
 def _as_images(batch: Any, number: int) -> list[Sample]:
     if isinstance(batch, tuple):
         batch = batch[0]
-    images = list(batch) if isinstance(batch, list | Tensor) else [None]
+    images: list[Any] = list(batch) if isinstance(batch, list | Tensor) else [None]
     if not all(isinstance(image, Tensor) and image.dim() == 3 for image in images):
         raise _not_tensors(batch, number)
     return [(image,) for image in images]

@@ -8,7 +8,7 @@ forward pass of each network: it holds what is alive there, of all images, in me
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -289,21 +289,27 @@ def held_bytes(model: nn.Module, inputs: tuple[Any, ...], names: list[str]) -> i
     return most
 
 
-class _Held(TorchDispatchMode):
+class _Held(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Knows of every storage that operators make while it watches, as long as it lives."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._storages: dict[int, tuple[Callable[[], bool], int]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
         for tensor in _pytree.tree_leaves(output):
             if isinstance(tensor, Tensor) and tensor.layout is torch.strided:
                 storage = tensor.untyped_storage()
-                self._storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+                self._storages[storage._cdata] = (_weakly(storage), storage.nbytes())
         return output
 
     def bytes(self) -> int:
-        self._storages = {key: value for key, value in self._storages.items() if not value[0].expired()}
+        self._storages = {key: value for key, value in self._storages.items() if not value[0]()}
         return sum(size for _, size in self._storages.values())
+
+
+def _weakly(storage: torch.UntypedStorage) -> Callable[[], bool]:
+    """Tells whether the storage is gone, without keeping it."""
+    expired: Callable[[], bool] = StorageWeakRef(storage).expired  # type: ignore[no-untyped-call]
+    return expired
