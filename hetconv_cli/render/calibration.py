@@ -1,5 +1,6 @@
 """The report of a calibration."""
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -8,8 +9,17 @@ from hetconv_cli.render.table import Table
 
 
 def calibration_json(report: CalibrationReport) -> dict[str, Any]:
-    """The documented structure."""
-    return asdict(report)
+    """The documented structure; null where a number is infinite or there is none, as JSON knows neither."""
+    structure: dict[str, Any] = _finite(asdict(report))
+    return structure
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def calibration_table(report: CalibrationReport) -> Table:

@@ -119,6 +119,7 @@ class _Work:
         self.batch_norms = 0
         self._shortages: list[_Shortage] = []
         self._names, self._calls = _order(original, converted, samples)
+        self._never_called = [layer.name for layer in plan.converted if layer.name not in self._calls]
         self._substitutes = _Substitutes(original, converted, [layer.name for layer in plan.converted])
         self._rerun = Rerun(original, converted, samples, self._calls)
         self.held_bytes = self._held_bytes() if self._names else 0
@@ -150,6 +151,9 @@ class _Work:
 
     def warnings(self, samples: Samples) -> Iterator[str]:
         """What the user should know."""
+        if self._never_called:
+            shown = ", ".join(self._never_called[:3]) + (", ..." if len(self._never_called) > 3 else "")
+            yield f"{len(self._never_called)} of the converted layers never ran and keep their centre taps ({shown})"
         if self._shortages:
             fitted = samples.images - samples.held_out
             needed = max(shortage.images_needed(fitted) for shortage in self._shortages)

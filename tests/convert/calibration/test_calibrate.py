@@ -223,3 +223,11 @@ def test_psnr_is_told_for_images_and_top1_for_logits():
         found = convert(model, p=4, calibration=x).calibration.calibrated
         assert (found.psnr is not None) == (has == "psnr")
         assert (found.top1 is not None) == (has == "top1")
+
+
+def test_a_layer_that_never_runs_is_told_of():
+    model = branches()
+    model.idle = nn.Conv2d(8, 8, 3)
+    report = convert(model, p=4, calibration=images(12)).calibration
+    assert "idle" not in [layer.name for layer in report.layers]
+    assert any("1 of the converted layers never ran and keep their centre taps (idle)" in w for w in report.warnings)
