@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hetconv_cli.export.onnx_file import export_onnx
     from hetconv_cli.layers import DepthwisePointwise, GroupwisePointwise, HetConv2d
     from hetconv_cli.measure.analyze import analyze
+    from hetconv_cli.measure.choice import choose_parts
     from hetconv_cli.ops.hetconv2d import hetconv2d
     from hetconv_cli.plan import Plan, Rules, Wish
 
@@ -28,6 +29,7 @@ _HOMES = {
     "Rules": "plan",
     "Wish": "plan",
     "analyze": "measure.analyze",
+    "choose_parts": "measure.choice",
     "convert": "convert.conversion",
     "export_onnx": "export.onnx_file",
     "hetconv2d": "ops.hetconv2d",
@@ -47,6 +49,7 @@ __all__ = [
     "Rules",
     "Wish",
     "analyze",
+    "choose_parts",
     "convert",
     "export_onnx",
     "hetconv2d",

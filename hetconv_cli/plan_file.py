@@ -12,7 +12,7 @@ from hetconv_cli.arrangement import ARRANGEMENTS
 from hetconv_cli.errors import ArgumentError
 from hetconv_cli.geometry import PADDING_MODES, Geometry
 from hetconv_cli.plan import SE_REDUCTION, VARIANTS, Change, LayerPlan, Part, Plan, Rule, Rules, Wish, impossible
-from hetconv_cli.strict_yaml import read_mapping
+from hetconv_cli.strict_yaml import read_mapping, write
 
 Check = Callable[[object], Any]
 LARGEST_PART = 999_999_999
@@ -74,6 +74,24 @@ def _rule(value: object, base: Wish, where: str) -> Rule:
     if not isinstance(value, dict):
         raise ArgumentError(f"{where}: expected 'keep' or a mapping such as {{p: 4}}, got {shown(value)}")
     return replace(base, **_checked(value, _WISH, where))
+
+
+def rules_to_yaml(rules: Rules, comment: str = "") -> str:
+    """A plan.yaml that `rules_from_yaml` reads as the same rules; `comment` goes before it, a line each."""
+    layers = {**rules.exact, **{f"re:{pattern}": rule for pattern, rule in rules.patterns}}
+    data = {
+        "hetconv": 1,
+        "default": _rule_to_data(rules.default),
+        "layers": {name: _rule_to_data(rule) for name, rule in layers.items()},
+    }
+    return "".join(f"# {line}\n" for line in comment.splitlines()) + write(data)
+
+
+def _rule_to_data(rule: Rule) -> object:
+    if rule == "keep":
+        return rule
+    data = {"variant": rule.variant, **_without_empty(asdict(rule)), "se": rule.se or False}
+    return {key: value for key, value in data.items() if key != "groups" or rule.variant == "gwc"}
 
 
 # --- the plan of a converted file ---------------------------------------------------------------------------------

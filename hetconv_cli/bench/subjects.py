@@ -73,9 +73,8 @@ def layer_contests(model: nn.Module, network: Network, wishes: Sequence[Wish]) -
             continue
         conv = model.get_submodule(layer.name)
         example = ExampleSpec((calls[0].inputs[0],)).with_batch(1)
-        alone = Network(
-            meta_copy(conv), example.make(device="meta"), trace(meta_copy(conv), example.make(device="meta"))
-        )
+        empty, inputs = meta_copy(conv), example.make(device="meta")
+        alone = Network(empty, inputs, trace(empty, inputs))
         fitting = [wish for wish in wishes if _fits(alone, wish)]
         contests[key] = replace(network_contest(conv, alone, fitting, example), layer=layer.name)
     return list(contests.values())

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hetconv_cli.cli import output
+from hetconv_cli.cli.calibration import Calibrate, ImageOptions, Images, Mean, Size, Std, TransferChoice, TransferOption
+from hetconv_cli.cli.choice import Budget, LatencyBudget, Limit, MaxError, PlanFile
 from hetconv_cli.cli.options import (
     ArrangementChoice,
     Debug,
@@ -23,7 +25,12 @@ from hetconv_cli.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from hetconv_cli.convert.calibration.report import CalibrationReport
+    from hetconv_cli.convert.calibration.samples import Samples
+    from hetconv_cli.convert.transfer import Transfer
+    from hetconv_cli.measure.choice import Choice
     from hetconv_cli.measure.network import Network
+    from hetconv_cli.models.built import BuiltModel
     from hetconv_cli.models.example import ExampleSpec
     from hetconv_cli.models.source import Source
     from hetconv_cli.plan import Plan, Rules, Wish
@@ -50,6 +57,16 @@ def convert(
     variant: Annotated[VariantChoice, typer.Option("--variant", help="gwc takes P groups.")] = VariantChoice.hetconv,
     se: Se = False,
     pairs: Pairs = False,
+    transfer: TransferOption = None,
+    calibrate: Calibrate = None,
+    images: Images = 64,
+    mean: Mean = None,
+    std: Std = None,
+    size: Size = None,
+    budget: Budget = None,
+    latency_budget: LatencyBudget = None,
+    max_error: MaxError = None,
+    plan_file: PlanFile = None,
     input: Input = None,
     seed: Seed = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; write nothing.")] = False,
@@ -60,7 +77,8 @@ def convert(
 ) -> None:
     """Rewrite a network's convolutions into HetConv layers, in one file.
 
-    Examples: hetconv convert resnet34 --p 4; hetconv convert net.py:build --p 8 --weights trained.pt
+    Examples: hetconv convert resnet34 --p 4; hetconv convert net.py:build --p 8 --weights trained.pt;
+    hetconv convert resnet34 --weights DEFAULT --budget 0.4 --calibrate photos
     """
     from hetconv_cli.convert.conversion import make_wish
     from hetconv_cli.errors import ArgumentError
@@ -71,14 +89,26 @@ def convert(
     if source.kind == "checkpoint":
         raise ArgumentError(f"{model} is converted already: name the network that it came from")
     wish = make_wish(p, arrangement=arrangement.value if arrangement else None, variant=variant.value, se=se)
+    limit = Limit.of(budget, latency_budget, max_error, plan_file, config)
     rules = _rules(config, wish)
-    target = output_file or Path(f"{source.label}-{_suffix(p, variant)}.safetensors")
+    pictures = ImageOptions(calibrate, images, mean, std, size, seed)
+    pictures.files()  # what is wrong with them shall be said before anything is built
+    _check_transfer(transfer, pictures)
+    target = output_file or Path(f"{source.label}-{limit.suffix if limit else _suffix(p, variant)}.safetensors")
     if not dry_run:
         check_target(target, overwrite=force)
+        if limit:
+            check_target(limit.plan_file(target), overwrite=force)
 
     job = _plan(source, input, rules, pairs)
+    if limit or (job.plan.converted and not dry_run):
+        job = _build(job, weights, seed, pictures)
+    if limit:
+        job = _choose(job, limit, wish, seed)
     if not dry_run and job.plan.converted:
-        job = _write(job, weights, seed, target, force)
+        job = _write(job, transfer, seed, target, force)
+        if limit and job.choice:
+            limit.write_plan(job.choice, target, str(source))
     _report(job, Format.json if json else format)
 
 
@@ -92,6 +122,19 @@ class _Job:
     plan: "Plan"
     weights: str = "random"
     written: Path | None = None
+    built: "BuiltModel | None" = None
+    samples: "Samples | None" = None
+    choice: "Choice | None" = None
+    calibration: "CalibrationReport | None" = None
+
+
+def _check_transfer(transfer: TransferChoice | None, pictures: ImageOptions) -> None:
+    from hetconv_cli.errors import ArgumentError
+
+    if transfer is TransferChoice.calibrated and pictures.folder is None:
+        raise ArgumentError("--transfer calibrated needs images: --calibrate FOLDER")
+    if transfer not in (None, TransferChoice.calibrated) and pictures.folder is not None:
+        raise ArgumentError(f"--calibrate is for --transfer calibrated, not {transfer}: leave one of them out")
 
 
 def _suffix(p: str, variant: VariantChoice) -> str:
@@ -128,44 +171,90 @@ def _plan(source: "Source", input: str | None, rules: "Rules", pairs: bool) -> _
     return _Job(source, network, example, make_plan(candidates, rules))
 
 
-def _write(job: _Job, weights: str, seed: int, target: Path, force: bool) -> _Job:
-    """Builds the network with its weights, rewrites it, writes it, and reads it back."""
-    from hetconv_cli.convert.checkpoint import save
-    from hetconv_cli.convert.conversion import Conversion, check_calls
-    from hetconv_cli.convert.rewrite import apply_plan
+def _build(job: _Job, weights: str, seed: int, pictures: ImageOptions) -> _Job:
+    """The network with its weights, and the images to fit them to."""
+    from hetconv_cli.errors import ArgumentError
     from hetconv_cli.models.build import build
 
     with output.progress(job.source.label) as progress:
-        progress("building", 0, 3)
+        progress("building", 0, 1)
         built = build(job.source, weights=weights, seed=seed)
-        progress("rewriting", 1, 3)
-        new_model = apply_plan(built.model, job.plan, "fresh" if built.weights == "random" else "center")
-        progress("writing and reading back", 2, 3)
+        samples = None
+        if pictures.folder is not None:
+            if built.weights == "random":
+                raise ArgumentError("--calibrate needs trained weights: --weights DEFAULT, a name of theirs, or a file")
+            samples = pictures.read(job.source, weights, built.model, job.example, progress)
+    return replace(job, built=built, samples=samples, weights=built.weights)
+
+
+def _choose(job: _Job, limit: Limit, wish: "Wish", seed: int) -> _Job:
+    """The plan with the parts that make the least error."""
+    from hetconv_cli.measure.choice import choose
+
+    assert job.built is not None
+    with output.progress(job.source.label) as progress:
+        choice = choose(
+            job.built.model, job.network.trace, limit.kind_and_value, wish, job.samples, seed=seed, progress=progress
+        )
+    return replace(job, plan=choice.plan, choice=choice)
+
+
+def _write(job: _Job, transfer: TransferChoice | None, seed: int, target: Path, force: bool) -> _Job:
+    """Rewrites the network, calibrates it, writes it, and reads it back."""
+    from hetconv_cli.convert.calibration.calibrate import calibrate
+    from hetconv_cli.convert.checkpoint import save
+    from hetconv_cli.convert.conversion import Conversion, check_calls
+    from hetconv_cli.convert.rewrite import apply_plan
+
+    assert job.built is not None
+    original, report = job.built.model, None
+    with output.progress(job.source.label) as progress:
+        progress("rewriting", 0, 2)
+        new_model = apply_plan(original, job.plan, _transfer(transfer, job))
         check_calls(job.network.trace, job.plan, new_model, job.example.make())
-        conversion = Conversion(new_model, job.plan, job.example, built.weights)
-        save(conversion, target, source=str(job.source), overwrite=force, original=built.model)
-    return replace(job, weights=built.weights, written=target)
+        if job.samples is not None:
+            report = calibrate(original, new_model, job.plan, job.samples, seed=seed, progress=progress)
+        progress("writing and reading back", 1, 2)
+        weights = f"{job.weights}, calibrated on {report.images} images" if report else job.weights
+        conversion = Conversion(new_model, job.plan, job.example, weights, report)
+        save(conversion, target, source=str(job.source), overwrite=force, original=original)
+    return replace(job, weights=weights, written=target, calibration=report)
+
+
+def _transfer(transfer: TransferChoice | None, job: _Job) -> "Transfer":
+    """Random weights are taken as fresh ones unless something else was asked for."""
+    if transfer is None and job.weights == "random":
+        return "fresh"
+    return "sum" if transfer is TransferChoice.sums_of_taps else "center"
 
 
 def _report(job: _Job, format: Format) -> None:
     from hetconv_cli.measure.summary import summarize
+    from hetconv_cli.render.calibration import calibration_json, calibration_table
+    from hetconv_cli.render.choice import choice_json, choice_table
     from hetconv_cli.render.convert import convert_csv, convert_json, convert_table, nothing_converted
     from hetconv_cli.render.table import to_markdown
 
     summary = summarize(job.network, job.plan)
     name, written = str(job.source), str(job.written) if job.written else None
     if format is Format.json:
-        output.json_data(convert_json(name, job.plan, summary, written, job.weights))
+        structure = convert_json(name, job.plan, summary, written, job.weights)
+        structure["choice"] = choice_json(job.choice) if job.choice else None
+        structure["calibration"] = calibration_json(job.calibration) if job.calibration else None
+        output.json_data(structure)
     elif format is Format.csv:
         output.data(convert_csv(job.plan))
     elif not job.plan.converted:
         output.data(nothing_converted(name, job.plan))
     else:
         table = convert_table(name, job.plan, summary, job.example.describe(), job.weights)
-        if format is Format.markdown:
-            output.data(to_markdown(table))
-        else:
-            output.table(table)
+        chosen = [choice_table(job.choice)] if job.choice else []
+        calibrated = [calibration_table(job.calibration)] if job.calibration else []
+        for each in (table, *chosen, *calibrated):
+            if format is Format.markdown:
+                output.data(to_markdown(each))
+            else:
+                output.table(each)
     if job.written:
         _say_what_next(job, job.written)
 
@@ -179,8 +268,8 @@ def _say_what_next(job: _Job, written: Path) -> None:
     elif job.weights == "random":
         source = f"hetconv convert {job.source} --weights DEFAULT"
         output.talk(f"These weights are random: train them, or start from a trained network: {source}")
-    else:
+    elif job.calibration is None:
         output.talk(
             f"Weights carried over ({job.weights}): K x K kernels in a filter's class, centre taps elsewhere."
-            " If they were trained, accuracy is lost: train on."
+            " If they were trained, accuracy is lost: train on, or fit them to a few images: --calibrate FOLDER."
         )

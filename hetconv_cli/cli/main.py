@@ -63,6 +63,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         status = app(arguments, prog_name="hetconv", standalone_mode=False) or 0
+        if status == INTERRUPTED:  # Typer has caught the interruption, and says nothing
+            raise KeyboardInterrupt
         sys.stdout.flush()
     except HetconvError as error:
         status = _failed(str(error), error, error.exit_status, arguments)

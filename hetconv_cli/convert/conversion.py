@@ -1,11 +1,15 @@
 """convert(): a network in, a rewritten copy and the plan out."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import nn
 
 from hetconv_cli.arrangement import Arrangement
+from hetconv_cli.convert.calibration.calibrate import MEMORY, calibrate
+from hetconv_cli.convert.calibration.report import CalibrationReport
+from hetconv_cli.convert.calibration.samples import read_samples
 from hetconv_cli.convert.candidates import find_candidates
 from hetconv_cli.convert.copying import copy_structure
 from hetconv_cli.convert.pairs import with_pairs
@@ -17,6 +21,8 @@ from hetconv_cli.models.example import ExampleSpec, spec_of
 from hetconv_cli.plan import SE_REDUCTION, VARIANTS, Part, Plan, Rules, Variant, Wish, make_plan
 from hetconv_cli.plan_file import parse_part
 
+How = Literal[Transfer, "calibrated"]
+
 
 @dataclass(frozen=True)
 class Conversion:
@@ -27,12 +33,14 @@ class Conversion:
         plan: What became of every Conv2d, and why.
         example: What the network is called with, where that is known.
         weights: Where the weights come from, for people.
+        calibration: What a calibration did, where there was one.
     """
 
     model: nn.Module
     plan: Plan
     example: ExampleSpec | None = None
     weights: str = "the given model's, by centre taps"
+    calibration: CalibrationReport | None = None
 
 
 def convert(
@@ -45,8 +53,11 @@ def convert(
     groups: int | None = None,
     se: bool | int = False,
     rules: Rules | None = None,
-    transfer: Transfer = "center",
+    transfer: How | None = None,
     pairs: bool = False,
+    calibration: Iterable[Any] | None = None,
+    seed: int = 0,
+    memory: int = MEMORY,
 ) -> Conversion:
     """Rewrites the eligible Conv2d layers of any network; the caller's model is untouched.
 
@@ -60,7 +71,14 @@ def convert(
         groups: Of 'gwc'; `p` if None.
         se: Add a squeeze-and-excitation after each new layer: True (reduction 16) or the reduction.
         rules: Per-layer rules, in place of the arguments above.
-        transfer: 'center' carries the weights over; 'fresh' takes them as fresh random numbers and rescales them.
+        transfer: 'center' carries the weights over by centre taps, 'sum' by sums of taps; 'calibrated' fits them to
+            `calibration`; 'fresh' takes them as fresh random numbers and rescales them. None: 'calibrated' where
+            `calibration` is given, else 'center'.
+        calibration: Unlabelled images: a tensor, or batches of them. A tuple's or list's first element is taken, so
+            a DataLoader with labels will do.
+        seed: Which window positions a calibration draws where there are plenty.
+        memory: Bytes of activations that a calibration may hold to run each network once. It re-runs them for every
+            layer where that would take more.
         pairs: Take a depthwise + pointwise pair, with the normalisation and activation between them, as one
             convolution, and convert that. Needs `example`: pairs are found by watching a forward pass.
 
@@ -73,8 +91,11 @@ def convert(
         >>> len(conversion.plan.converted)
         16
     """
-    if transfer not in ("center", "fresh"):
-        raise ArgumentError(f"transfer must be 'center' or 'fresh', got {transfer!r}")
+    if transfer is None:
+        transfer = "center" if calibration is None else "calibrated"
+    _check_transfer(transfer, calibration)
+    if pairs and calibration is not None:
+        raise ArgumentError("a pair's one convolution cannot be calibrated: pass pairs or calibration, not both")
     rules = rules or Rules(make_wish(p, arrangement=arrangement, variant=variant, groups=groups, se=se))
     inputs = None if example is None else _inputs(example)
     watched = copy_structure(model)  # a forward may write to buffers, and the caller's are not to change
@@ -85,10 +106,23 @@ def convert(
             raise ArgumentError("pairs are found by watching a forward pass: expected an example, got None")
         candidates = with_pairs(candidates, watched, inputs)
     plan = make_plan(candidates, rules)
-    new_model = apply_plan(model, plan, transfer)
+    new_model = apply_plan(model, plan, "center" if transfer == "calibrated" else transfer)
     if inputs is not None and seen is not None:
         check_calls(seen, plan, new_model, inputs)
-    return Conversion(new_model, plan, example if isinstance(example, ExampleSpec | None) else spec_of(example))
+    spec = example if isinstance(example, ExampleSpec | None) else spec_of(example)
+    if calibration is None:
+        return Conversion(new_model, plan, spec)
+    samples = read_samples(calibration, model, spec)
+    report = calibrate(model, new_model, plan, samples, seed=seed, memory=memory)
+    return Conversion(new_model, plan, spec, f"the given model's, calibrated on {report.images} images", report)
+
+
+def _check_transfer(transfer: str, calibration: object) -> None:
+    known = (*get_args(Transfer), "calibrated")
+    if transfer not in known:
+        raise ArgumentError(f"transfer must be one of {', '.join(known)}; got {transfer!r}")
+    if (transfer == "calibrated") != (calibration is not None):
+        raise ArgumentError("transfer 'calibrated' and `calibration`, the images, go together")
 
 
 def make_wish(

@@ -11,7 +11,7 @@ from hetconv_cli.geometry import Geometry
 from hetconv_cli.layers import GroupwisePointwise, HetConv2d
 from hetconv_cli.ops.hetconv2d.taps import split_window
 
-Transfer = Literal["center", "fresh"]
+Transfer = Literal["center", "sum", "fresh"]
 
 
 @torch.no_grad()
@@ -21,6 +21,7 @@ def transfer_weights(new: HetConv2d | GroupwisePointwise, conv: nn.Conv2d, trans
     center: what the dense kernels say of the new ones. HetConv: K x K where the class has them, the centre tap
         elsewhere. GWC/DWC+PWC: the nearest such pair in the least-squares sense, by a singular value decomposition
         within each group.
+    sum: as center, but HetConv's 1 x 1 kernels are the sums of the dense taps: on even surfaces that is the same.
     fresh: `conv` is freshly initialised, so its weights are numbers from the network's own initialisation; they are
         scaled to the new layer's fan-in, so that signals keep the size that the network's author meant.
     """
@@ -105,7 +106,11 @@ def _fill_hetconv(new: HetConv2d, weight: Tensor, transfer: Transfer) -> None:
     kernels = weight.gather(1, own.expand(-1, -1, *weight.shape[2:]))
     dense_fan_in = weight[0].numel()
     scale = math.sqrt(dense_fan_in / new.fan_in) if transfer == "fresh" else 1.0
-    new.weight_1x1.copy_(split_window(weight)[1][..., None, None] * scale)
+    centres = split_window(weight)[1]
+    if transfer == "sum":
+        own_centres = centres.gather(1, own[..., 0, 0])
+        centres = weight.sum((-2, -1)).scatter(1, own[..., 0, 0], own_centres)
+    new.weight_1x1.copy_(centres[..., None, None] * scale)
     new.weight_ring.copy_(split_window(kernels)[0] * scale)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
@@ -86,3 +87,8 @@ def _create_pretrained(timm: ModuleType, name: str) -> nn.Module:
         raise HetconvError(
             f"weights of timm/{name} could not be downloaded ({one_line(error)}): use --weights FILE"
         ) from error
+
+
+def pretrained_cfg(name: str) -> dict[str, Any]:
+    """What timm says of the input that a model was trained on."""
+    return dict(_import_timm().create_model(name).pretrained_cfg)

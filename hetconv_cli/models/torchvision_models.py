@@ -142,3 +142,10 @@ def native_example(name: str, weights: Any = None) -> ExampleSpec:
 def _crop(member: Any) -> tuple[int, int]:
     size = member.transforms().crop_size
     return (size[0], size[-1])
+
+
+def transforms_of(name: str, weights: str) -> Any:
+    """The preprocessing that belongs to named weights; None for random ones or a file's, of which nobody knows."""
+    if weights.lower() == "none" or weights_path(weights) is not None:
+        return None
+    return _named_weights(name, weights).transforms()

@@ -215,3 +215,13 @@ def test_half_precision_is_carried_over_in_its_own_type():
         transfer_weights(layer, conv, "center")
         assert {parameter.dtype for parameter in layer.parameters()} == {torch.bfloat16}
         assert all(parameter.isfinite().all() for parameter in layer.parameters())
+
+
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_sums_of_taps_answer_even_surfaces_as_the_dense_kernels_do(arrangement):
+    conv, layer = pair(8, 6, p=4, arrangement=arrangement)
+    transfer_weights(layer, conv, "sum")
+    even = torch.arange(8.0, dtype=torch.float64).view(1, 8, 1, 1).expand(1, 8, 5, 5)
+    torch.testing.assert_close(layer(even), conv(even), **EXACT)
+    own = mask(6, 8, (3, 3), 4, arrangement)[:, :, 0, 0].bool()
+    assert torch.equal(layer.dense_weight()[own], conv.weight.detach()[own])

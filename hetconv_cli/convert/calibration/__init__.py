@@ -1,0 +1,1 @@
+"""New weights from a few unlabelled images: least squares, layer by layer, against the original network."""

@@ -1,0 +1,123 @@
+"""hetconv convert --calibrate, --transfer and --budget, from the command line."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from hetconv_cli.cli.main import main
+
+NETWORK = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 3)), torch.randn(1, 8, 9, 9)
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(NETWORK)
+    (tmp_path / "images").mkdir()
+    for index in range(10):
+        np.save(tmp_path / "images" / f"{index}.npy", np.random.default_rng(index).normal(size=(8, 9, 9)))
+    return tmp_path
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        main(["convert", "net.py:build", *arguments])
+    said = capsys.readouterr()
+    return stop.value.code or 0, said.out, said.err
+
+
+def test_calibrated_weights_are_reported_written_and_the_same_each_time(here, capsys):
+    files = []
+    for name in ("a", "b"):
+        status, out, err = run(capsys, "--calibrate", "images", "--json", "-o", f"{name}.safetensors")
+        assert (status, "wrote" in err) == (0, True)
+        files.append((here / f"{name}.safetensors").read_bytes())
+        report = json.loads(out)
+        assert report["weights"] == "from net.py:build, calibrated on 10 images"
+        assert [layer["name"] for layer in report["calibration"]["layers"]] == ["0", "2"]
+        assert report["calibration"]["calibrated"]["relative_error"] < report["calibration"]["center"]["relative_error"]
+    assert files[0] == files[1]
+    status, out, _ = run(capsys, "--calibrate", "images", "--force", "-o", "a.safetensors")
+    assert status == 0
+    assert "whole network, calibrated:" in out
+
+
+def test_sums_of_taps_are_carried_over(here, capsys):
+    assert run(capsys, "--transfer", "sum", "--json")[0] == 0
+    import hetconv_cli as hc
+    from hetconv_cli.models.build import build
+    from hetconv_cli.models.source import resolve
+
+    dense = build(resolve("net.py:build")).model
+    layer = hc.load("build-p4.safetensors", dense).model[0]
+    assert torch.allclose(layer.dense_weight()[0, 7].sum(), dense[0].weight[0, 7].sum(), atol=1e-6)
+
+
+def test_a_budget_writes_a_plan_that_config_takes_back(here, capsys):
+    status, out, err = run(capsys, "--budget", "0.5", "--calibrate", "images", "--json")
+    assert (status, "wrote build-budget0.5.plan.yaml" in err) == (0, True)
+    chosen = json.loads(out)
+    assert chosen["choice"]["cost"] == chosen["macs"]["after"] <= 0.5 * chosen["macs"]["before"]
+    assert chosen["choice"]["error"] == chosen["choice"]["bound"]
+    status, out, _ = run(capsys, "--config", "build-budget0.5.plan.yaml", "--json", "-o", "again.safetensors")
+    again = json.loads(out)
+    assert status == 0
+    assert [again[key] for key in ("macs", "converted", "p")] == [chosen[key] for key in ("macs", "converted", "p")]
+
+
+def test_a_dry_run_shows_the_choice_and_writes_nothing(here, capsys):
+    before = sorted(here.iterdir())
+    status, out, _ = run(capsys, "--max-error", "0.9", "--dry-run")
+    assert status == 0
+    assert "max error 0.9: P chosen layer by layer; errors: energy of the weights that go" in out
+    assert sorted(path for path in here.iterdir() if path.name != "__pycache__") == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--calibrate none", "--calibrate none: no such folder"),
+        ("--calibrate empty", "no images in it"),
+        ("--calibrate bad", "bad/a.npy: cannot be read as a tensor"),
+        ("--calibrate channels", "expected the channels of 8x9x9 as the model takes, got 3x9x9"),
+        ("--calibrate nan", "calibration image 0 holds NaN"),
+        ("--transfer calibrated", "--transfer calibrated needs images"),
+        ("--transfer sum --calibrate images", "--calibrate is for --transfer calibrated"),
+        ("--mean 0.5 --calibrate images", "--mean and --std go together"),
+        ("--mean 0.5 --std 1", "--mean is for calibration images"),
+        ("--calibrate images --variant dwc", "for HetConv layers alone"),
+        ("--budget 0.5 --max-error 1", "give one of"),
+        ("--budget 0.01", "out of reach"),
+        ("--plan p.yaml", "--plan is written for --budget"),
+    ],
+)
+def test_what_will_not_do_is_one_line_and_nothing_is_written(here, capsys, arguments, said):
+    for name in ("empty", "bad", "channels", "nan"):
+        (here / name).mkdir()
+    (here / "bad" / "a.npy").write_bytes(b"damaged")
+    np.save(here / "channels" / "a.npy", np.zeros((3, 9, 9)))
+    np.save(here / "nan" / "a.npy", np.full((8, 9, 9), np.nan))
+    status, out, err = run(capsys, *arguments.split())
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+    assert not list(here.glob("*.safetensors*"))
+    assert not list(here.glob("*.yaml"))
+
+
+def test_interrupted_half_way_leaves_nothing(here, capsys, monkeypatch):
+    def interrupt(*arguments, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hetconv_cli.convert.calibration.calibrate.fit", interrupt)
+    status, out, err = run(capsys, "--calibrate", "images")
+    assert (status, out, err) == (130, "", "hetconv: interrupted; nothing was written\n")
+    assert not list(here.glob("*safetensors*"))
