@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hetconv_cli.convert.checkpoint import load, save
-    from hetconv_cli.convert.conversion import Conversion, convert
+    from hetconv_cli.conversion.checkpoint import load, save
+    from hetconv_cli.conversion.convert import Conversion, convert
     from hetconv_cli.errors import ArgumentError, HetconvError, NotProvenError
     from hetconv_cli.export.onnx_file import export_onnx
     from hetconv_cli.layers import DepthwisePointwise, GroupwisePointwise, HetConv2d
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ArgumentError": "errors",
-    "Conversion": "convert.conversion",
+    "Conversion": "conversion.convert",
     "DepthwisePointwise": "layers",
     "GroupwisePointwise": "layers",
     "HetConv2d": "layers",
@@ -30,11 +30,11 @@ _HOMES = {
     "Wish": "plan",
     "analyze": "measure.analyze",
     "choose_parts": "measure.choice",
-    "convert": "convert.conversion",
+    "convert": "conversion.convert",
     "export_onnx": "export.onnx_file",
     "hetconv2d": "ops.hetconv2d",
-    "load": "convert.checkpoint",
-    "save": "convert.checkpoint",
+    "load": "conversion.checkpoint",
+    "save": "conversion.checkpoint",
 }
 
 __all__ = [

@@ -1,7 +1,7 @@
 """Rules -> plan: what becomes of every Conv2d of a network, by name, and why the others stay as they are.
 
 A plan is data. It is made here, without torch, from the facts of each convolution (`Candidate`) and the user's `Rules`;
-`hetconv_cli.convert` applies it; `hetconv_cli.plan_file` reads and writes both as text.
+`hetconv_cli.conversion` applies it; `hetconv_cli.plan_file` reads and writes both as text.
 """
 
 import difflib

@@ -9,7 +9,7 @@ import torchvision
 from torch.utils import _pytree
 
 from hetconv_cli.cli.main import main
-from hetconv_cli.convert.conversion import convert
+from hetconv_cli.conversion.convert import convert
 from hetconv_cli.measure import network as networks
 from hetconv_cli.measure.network import open_source
 from hetconv_cli.models.build import build

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "hetconv_cli"
 DOORS = {PACKAGE / "__init__.py", PACKAGE / "__main__.py"}  # they hand out what all floors offer
 FILES = sorted(set(PACKAGE.rglob("*.py")) - DOORS)
 # From top to bottom. On the ground stand the files directly in the package: plan, geometry, equations, errors, ...
-FLOORS = ("cli", "render", "paper", "bench", "export", "measure", "convert", "models", "layers", "ops", "ground")
+FLOORS = ("cli", "render", "paper", "bench", "export", "measure", "conversion", "models", "layers", "ops", "ground")
 GROUND = [file for file in FILES if file.parent == PACKAGE]
 LONGEST_FILE = 450
 
@@ -75,10 +75,12 @@ def test_imports_are_found_wherever_they_stand():
 def test_an_import_that_points_upward_is_found():
     assert upward("ops", {"hetconv_cli.layers.HetConv2d", "torch"}) == ["hetconv_cli.layers.HetConv2d"]
     assert upward("ground", {"hetconv_cli.ops.hetconv2d"}) == ["hetconv_cli.ops.hetconv2d"]
-    assert upward("convert", {"hetconv_cli.analyze"}) == ["hetconv_cli.analyze"]  # the package itself stands above
-    assert upward("convert", {"hetconv_cli"}) == ["hetconv_cli"]
+    assert upward("conversion", {"hetconv_cli.analyze"}) == ["hetconv_cli.analyze"]  # the package itself stands above
+    assert upward("conversion", {"hetconv_cli"}) == ["hetconv_cli"]
     assert upward("ground", {"hetconv_cli.geometry.Geometry"}) == []
-    assert upward("convert", {"hetconv_cli.convert.trace", "hetconv_cli.errors.X", "hetconv_cli.__version__"}) == []
+    assert (
+        upward("conversion", {"hetconv_cli.conversion.trace", "hetconv_cli.errors.X", "hetconv_cli.__version__"}) == []
+    )
     assert upward("cli", {"hetconv_cli.render.table", "hetconv_cli.analyze"}) == []
 
 

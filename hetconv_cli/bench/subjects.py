@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from hetconv_cli.convert.candidates import find_candidates
-from hetconv_cli.convert.copying import meta_copy
-from hetconv_cli.convert.rewrite import apply_plan
-from hetconv_cli.convert.trace import trace
+from hetconv_cli.conversion.candidates import find_candidates
+from hetconv_cli.conversion.copying import meta_copy
+from hetconv_cli.conversion.rewrite import apply_plan
+from hetconv_cli.conversion.trace import trace
 from hetconv_cli.errors import ArgumentError
 from hetconv_cli.layers import HetConv2d
 from hetconv_cli.measure.analytic import analytic_macs

@@ -12,7 +12,7 @@ from hetconv_cli.cli.output import Progress
 if TYPE_CHECKING:
     from torch import nn
 
-    from hetconv_cli.convert.calibration.samples import Samples
+    from hetconv_cli.conversion.calibration.samples import Samples
     from hetconv_cli.models.example import ExampleSpec
     from hetconv_cli.models.images import Preprocessing
     from hetconv_cli.models.source import Source
@@ -77,7 +77,7 @@ class ImageOptions:
         self, source: "Source", weights: str, model: "nn.Module", example: "ExampleSpec", progress: Progress
     ) -> "Samples":
         """The images, read, checked and cut into chunks."""
-        from hetconv_cli.convert.calibration.samples import read_samples
+        from hetconv_cli.conversion.calibration.samples import read_samples
         from hetconv_cli.errors import ArgumentError
         from hetconv_cli.models.example import ExampleSpec
         from hetconv_cli.models.images import load_images

@@ -25,9 +25,9 @@ from hetconv_cli.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from hetconv_cli.convert.calibration.report import CalibrationReport
-    from hetconv_cli.convert.calibration.samples import Samples
-    from hetconv_cli.convert.transfer import Transfer
+    from hetconv_cli.conversion.calibration.report import CalibrationReport
+    from hetconv_cli.conversion.calibration.samples import Samples
+    from hetconv_cli.conversion.transfer import Transfer
     from hetconv_cli.measure.choice import Choice
     from hetconv_cli.measure.network import Network
     from hetconv_cli.models.built import BuiltModel
@@ -80,7 +80,7 @@ def convert(
     Examples: hetconv convert resnet34 --p 4; hetconv convert net.py:build --p 8 --weights trained.pt;
     hetconv convert resnet34 --weights DEFAULT --budget 0.4 --calibrate photos
     """
-    from hetconv_cli.convert.conversion import make_wish
+    from hetconv_cli.conversion.convert import make_wish
     from hetconv_cli.errors import ArgumentError
     from hetconv_cli.files import check_target
     from hetconv_cli.models.source import resolve
@@ -157,8 +157,8 @@ def _rules(config: Path | None, wish: "Wish") -> "Rules":
 
 
 def _plan(source: "Source", input: str | None, rules: "Rules", pairs: bool) -> _Job:
-    from hetconv_cli.convert.candidates import find_candidates
-    from hetconv_cli.convert.pairs import with_pairs
+    from hetconv_cli.conversion.candidates import find_candidates
+    from hetconv_cli.conversion.pairs import with_pairs
     from hetconv_cli.measure.network import open_source
     from hetconv_cli.plan import make_plan
 
@@ -201,10 +201,10 @@ def _choose(job: _Job, limit: Limit, wish: "Wish", seed: int) -> _Job:
 
 def _write(job: _Job, transfer: TransferChoice | None, seed: int, target: Path, force: bool) -> _Job:
     """Rewrites the network, calibrates it, writes it, and reads it back."""
-    from hetconv_cli.convert.calibration.calibrate import calibrate
-    from hetconv_cli.convert.checkpoint import save
-    from hetconv_cli.convert.conversion import Conversion, check_calls
-    from hetconv_cli.convert.rewrite import apply_plan
+    from hetconv_cli.conversion.calibration.calibrate import calibrate
+    from hetconv_cli.conversion.checkpoint import save
+    from hetconv_cli.conversion.convert import Conversion, check_calls
+    from hetconv_cli.conversion.rewrite import apply_plan
 
     assert job.built is not None
     original, report = job.built.model, None

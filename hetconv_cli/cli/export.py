@@ -118,7 +118,7 @@ def _choose(model: str | None) -> _Choice:
     if model is not None:
         return _Choice(resolve(model), found=False)
 
-    from hetconv_cli.convert.checkpoint import newest_checkpoint
+    from hetconv_cli.conversion.checkpoint import newest_checkpoint
 
     newest = newest_checkpoint(Path())
     if newest is None:
@@ -135,7 +135,7 @@ def _load(choice: _Choice, p: str | None, weights: str, original: str | None, in
     from hetconv_cli.models.source import resolve
 
     if choice.source.kind == "checkpoint":
-        from hetconv_cli.convert.checkpoint import load
+        from hetconv_cli.conversion.checkpoint import load
 
         if p is not None or weights != "none":
             raise ArgumentError(f"{choice.name} is converted and has its weights: --p and --weights do not apply to it")
@@ -148,7 +148,7 @@ def _load(choice: _Choice, p: str | None, weights: str, original: str | None, in
         random = built.weights == "random" or choice.source.kind == "file"
         example, model = built.example, built.model
         if p is not None:
-            from hetconv_cli.convert.conversion import convert
+            from hetconv_cli.conversion.convert import convert
             from hetconv_cli.plan_file import parse_part
 
             model = convert(model, parse_part(p), example=example, transfer="fresh" if random else "center").model

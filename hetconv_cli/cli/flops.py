@@ -61,7 +61,7 @@ def flops(
 
 
 def _count(source: "Source", p: str | None, compare: str, se: bool, input: str | None, pairs: bool) -> "FlopsReport":
-    from hetconv_cli.convert.checkpoint import original_of
+    from hetconv_cli.conversion.checkpoint import original_of
     from hetconv_cli.measure.analyze import analyze_network, wishes_for
     from hetconv_cli.measure.network import open_source
 

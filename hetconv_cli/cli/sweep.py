@@ -43,7 +43,7 @@ def sweep(
         check_plot_target(plot)
         check_target(plot, overwrite=force)
     if source.kind == "checkpoint":
-        from hetconv_cli.convert.checkpoint import original_of
+        from hetconv_cli.conversion.checkpoint import original_of
 
         source, _ = original_of(source)
     from hetconv_cli.measure.network import open_source

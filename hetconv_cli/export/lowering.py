@@ -5,7 +5,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from hetconv_cli.convert.copying import copy_structure
+from hetconv_cli.conversion.copying import copy_structure
 from hetconv_cli.layers import HetConv2d
 from hetconv_cli.ops.hetconv2d.grouped import coarsened, group_kernels, two_convolutions
 

@@ -14,7 +14,7 @@ import onnx
 import torch
 from torch import nn
 
-from hetconv_cli.convert.copying import copy_structure
+from hetconv_cli.conversion.copying import copy_structure
 from hetconv_cli.errors import ArgumentError, HetconvError, NotProvenError
 from hetconv_cli.export.conditioning import condition
 from hetconv_cli.export.exporters import EXAMPLE_BATCH, Exporter, export_graph, exporter_for

@@ -7,7 +7,7 @@ from math import prod
 from torch import nn
 
 from hetconv_cli import equations
-from hetconv_cli.convert.trace import Call, Trace
+from hetconv_cli.conversion.trace import Call, Trace
 from hetconv_cli.geometry import Geometry
 from hetconv_cli.measure.tally import Tally, join
 from hetconv_cli.plan import Change, LayerPlan, Plan

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from torch import nn
 
-from hetconv_cli.convert.calibration.part_errors import Errors, measured_errors, spectral_errors
-from hetconv_cli.convert.calibration.samples import Samples, read_samples
-from hetconv_cli.convert.candidates import find_candidates
-from hetconv_cli.convert.trace import Trace, trace
+from hetconv_cli.conversion.calibration.part_errors import Errors, measured_errors, spectral_errors
+from hetconv_cli.conversion.calibration.samples import Samples, read_samples
+from hetconv_cli.conversion.candidates import find_candidates
+from hetconv_cli.conversion.trace import Trace, trace
 from hetconv_cli.errors import ArgumentError
 from hetconv_cli.knapsack import Option, Selection, least_cost, least_error
 from hetconv_cli.measure.analytic import analytic_macs, changed_macs

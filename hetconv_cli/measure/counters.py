@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
-from hetconv_cli.convert.trace import Call, Shape, forward_pass
+from hetconv_cli.conversion.trace import Call, Shape, forward_pass
 from hetconv_cli.layers import HetConv2d
 from hetconv_cli.measure.tally import Tally, add
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from hetconv_cli.convert.calibration.part_errors import divisors
-from hetconv_cli.convert.rewrite import build_layer
-from hetconv_cli.convert.trace import Trace
-from hetconv_cli.convert.transfer import transfer_weights
+from hetconv_cli.conversion.calibration.part_errors import divisors
+from hetconv_cli.conversion.rewrite import build_layer
+from hetconv_cli.conversion.trace import Trace
+from hetconv_cli.conversion.transfer import transfer_weights
 from hetconv_cli.layers import HetConv2d
 from hetconv_cli.plan import Change, LayerPlan
 

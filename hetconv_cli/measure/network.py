@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from hetconv_cli.convert.trace import Trace, trace
+from hetconv_cli.conversion.trace import Trace, trace
 from hetconv_cli.errors import HetconvError
 from hetconv_cli.models.build import build
 from hetconv_cli.models.example import ExampleSpec, parse_input

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from hetconv_cli.convert.copying import meta_copy
-from hetconv_cli.convert.rewrite import apply_plan
+from hetconv_cli.conversion.copying import meta_copy
+from hetconv_cli.conversion.rewrite import apply_plan
 from hetconv_cli.measure.analytic import analytic_macs
 from hetconv_cli.measure.counters import replay
 from hetconv_cli.measure.network import Network

@@ -7,10 +7,10 @@ from fractions import Fraction
 from typing import Literal
 
 from hetconv_cli import equations
-from hetconv_cli.convert.candidates import find_candidates
-from hetconv_cli.convert.copying import meta_copy
-from hetconv_cli.convert.rewrite import apply_plan
-from hetconv_cli.convert.trace import Trace
+from hetconv_cli.conversion.candidates import find_candidates
+from hetconv_cli.conversion.copying import meta_copy
+from hetconv_cli.conversion.rewrite import apply_plan
+from hetconv_cli.conversion.trace import Trace
 from hetconv_cli.errors import ArgumentError
 from hetconv_cli.measure.analytic import analytic_macs, changed_macs
 from hetconv_cli.measure.network import Network

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.ops import SqueezeExcitation
 
 from hetconv_cli import equations
-from hetconv_cli.convert.trace import Call
+from hetconv_cli.conversion.trace import Call
 from hetconv_cli.measure.analytic import analytic_macs
 from hetconv_cli.measure.network import Network
 from hetconv_cli.plan import LayerPlan, Plan

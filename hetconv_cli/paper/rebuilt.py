@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from hetconv_cli.convert.candidates import find_candidates
-from hetconv_cli.convert.copying import meta_copy
-from hetconv_cli.convert.pairs import with_pairs
-from hetconv_cli.convert.rewrite import apply_plan
+from hetconv_cli.conversion.candidates import find_candidates
+from hetconv_cli.conversion.copying import meta_copy
+from hetconv_cli.conversion.pairs import with_pairs
+from hetconv_cli.conversion.rewrite import apply_plan
 from hetconv_cli.layers import HetConv2d
 from hetconv_cli.measure.analytic import analytic_macs
 from hetconv_cli.measure.counters import count

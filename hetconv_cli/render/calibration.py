@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from hetconv_cli.convert.calibration.report import Agreement, CalibrationReport
+from hetconv_cli.conversion.calibration.report import Agreement, CalibrationReport
 from hetconv_cli.render.table import Table
 
 

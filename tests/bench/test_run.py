@@ -8,8 +8,8 @@ from hetconv_cli.bench import run
 from hetconv_cli.bench.run import Settings, bench
 from hetconv_cli.bench.runtimes import check_runtime
 from hetconv_cli.bench.subjects import layer_contests, network_contest
-from hetconv_cli.convert.conversion import make_wish
-from hetconv_cli.convert.copying import meta_copy
+from hetconv_cli.conversion.convert import make_wish
+from hetconv_cli.conversion.copying import meta_copy
 from hetconv_cli.errors import ArgumentError, HetconvError
 from hetconv_cli.measure.network import prepare
 from hetconv_cli.models.example import ExampleSpec

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torchvision.ops import SqueezeExcitation
 
 import hetconv_cli as hc
-from hetconv_cli.convert import checkpoint
+from hetconv_cli.conversion import checkpoint
 from hetconv_cli.layers import DepthwisePointwise, GroupwisePointwise, HetConv2d
 from hetconv_cli.measure import network
 from hetconv_cli.models.build import build

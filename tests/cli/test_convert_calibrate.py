@@ -117,7 +117,7 @@ def test_interrupted_half_way_leaves_nothing(here, capsys, monkeypatch):
     def interrupt(*arguments, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hetconv_cli.convert.calibration.calibrate.fit", interrupt)
+    monkeypatch.setattr("hetconv_cli.conversion.calibration.calibrate.fit", interrupt)
     status, out, err = run(capsys, "--calibrate", "images")
     assert (status, out, err) == (130, "", "hetconv: interrupted; nothing was written\n")
     assert not list(here.glob("*safetensors*"))

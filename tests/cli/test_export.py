@@ -6,7 +6,7 @@ import os
 import onnx
 import pytest
 
-from hetconv_cli.convert import checkpoint
+from hetconv_cli.conversion import checkpoint
 from hetconv_cli.models import build as builders
 
 # Whatever comes in, ones come out: no weights and no statistics make it react.

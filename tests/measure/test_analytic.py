@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from hetconv_cli.convert.candidates import find_candidates
-from hetconv_cli.convert.trace import trace
+from hetconv_cli.conversion.candidates import find_candidates
+from hetconv_cli.conversion.trace import trace
 from hetconv_cli.geometry import Geometry
 from hetconv_cli.measure.analytic import analytic_macs, changed_macs, equation_ratio, ratio_by_equation
 from hetconv_cli.measure.counters import count_dispatched

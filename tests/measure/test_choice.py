@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import hetconv_cli as hc
-from hetconv_cli.convert.calibration.part_errors import divisors
+from hetconv_cli.conversion.calibration.part_errors import divisors
 from hetconv_cli.plan import Rules, Wish
 from hetconv_cli.plan_file import rules_from_yaml, rules_to_yaml
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hetconv_cli.convert.trace import Call
+from hetconv_cli.conversion.trace import Call
 from hetconv_cli.layers import DepthwisePointwise, GroupwisePointwise, HetConv2d
 from hetconv_cli.measure import counters
 from hetconv_cli.measure.counters import count, count_dispatched, replay

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from hetconv_cli.convert.candidates import find_candidates
+from hetconv_cli.conversion.candidates import find_candidates
 from hetconv_cli.measure.network import Network, prepare
 from hetconv_cli.measure.summary import Stage, Summary, group_by_stage, summarize
 from hetconv_cli.models.example import ExampleSpec

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from hetconv_cli.convert.candidates import find_candidates
-from hetconv_cli.convert.pairs import with_pairs
-from hetconv_cli.convert.rewrite import apply_plan
+from hetconv_cli.conversion.candidates import find_candidates
+from hetconv_cli.conversion.pairs import with_pairs
+from hetconv_cli.conversion.rewrite import apply_plan
 from hetconv_cli.models.build import build
 from hetconv_cli.models.source import resolve
 from hetconv_cli.paper.recipes import RECIPES

@@ -3,7 +3,7 @@
 import json
 import math
 
-from hetconv_cli.convert.calibration.report import Agreement, CalibrationReport, LayerCalibration
+from hetconv_cli.conversion.calibration.report import Agreement, CalibrationReport, LayerCalibration
 from hetconv_cli.render.calibration import calibration_json, calibration_table
 from hetconv_cli.render.table import to_text
 

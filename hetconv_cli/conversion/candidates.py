@@ -4,7 +4,7 @@ from collections import Counter
 
 from torch import nn
 
-from hetconv_cli.convert.trace import Trace
+from hetconv_cli.conversion.trace import Trace
 from hetconv_cli.geometry import Geometry, resolve_padding
 from hetconv_cli.plan import Candidate
 

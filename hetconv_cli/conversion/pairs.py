@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 
-from hetconv_cli.convert.candidates import HOOKS, geometry_of, obstacle, owners_of
-from hetconv_cli.convert.trace import forward_pass
+from hetconv_cli.conversion.candidates import HOOKS, geometry_of, obstacle, owners_of
+from hetconv_cli.conversion.trace import forward_pass
 from hetconv_cli.geometry import Geometry
 from hetconv_cli.plan import Candidate, Pair
 

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hetconv_cli.convert.calibration.agreement import agreement
-from hetconv_cli.convert.calibration.batchnorm import Statistics, correct, has_statistics
-from hetconv_cli.convert.calibration.moments import Moments
-from hetconv_cli.convert.calibration.report import CalibrationReport, LayerCalibration
-from hetconv_cli.convert.calibration.samples import HELD_OUT_EVERY, Samples
-from hetconv_cli.convert.calibration.solve import fit
-from hetconv_cli.convert.calibration.walk import Lockstep, OutOfStepError, Rerun, held_bytes, tensor_in
-from hetconv_cli.convert.trace import Recorder, forward_pass
+from hetconv_cli.conversion.calibration.agreement import agreement
+from hetconv_cli.conversion.calibration.batchnorm import Statistics, correct, has_statistics
+from hetconv_cli.conversion.calibration.moments import Moments
+from hetconv_cli.conversion.calibration.report import CalibrationReport, LayerCalibration
+from hetconv_cli.conversion.calibration.samples import HELD_OUT_EVERY, Samples
+from hetconv_cli.conversion.calibration.solve import fit
+from hetconv_cli.conversion.calibration.walk import Lockstep, OutOfStepError, Rerun, held_bytes, tensor_in
+from hetconv_cli.conversion.trace import Recorder, forward_pass
 from hetconv_cli.errors import ArgumentError, HetconvError
 from hetconv_cli.layers import HetConv2d
 from hetconv_cli.plan import Plan

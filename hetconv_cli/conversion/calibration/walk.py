@@ -18,7 +18,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hetconv_cli.convert.calibration.samples import Chunk, Samples
+from hetconv_cli.conversion.calibration.samples import Chunk, Samples
 
 _Hooks = list[torch.utils.hooks.RemovableHandle]
 

@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from hetconv_cli.convert import checkpoint
-from hetconv_cli.convert.checkpoint import load, read_recipe, save
-from hetconv_cli.convert.conversion import Conversion, convert
+from hetconv_cli.conversion import checkpoint
+from hetconv_cli.conversion.checkpoint import load, read_recipe, save
+from hetconv_cli.conversion.convert import Conversion, convert
 from hetconv_cli.errors import ArgumentError, HetconvError
 from hetconv_cli.layers import HetConv2d
 from hetconv_cli.models.example import ExampleSpec

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hetconv_cli.arrangement import ARRANGEMENTS
-from hetconv_cli.convert.conversion import convert
-from hetconv_cli.convert.transfer import transfer_weights
+from hetconv_cli.conversion.convert import convert
+from hetconv_cli.conversion.transfer import transfer_weights
 from hetconv_cli.layers import DepthwisePointwise, GroupwisePointwise, HetConv2d
 from hetconv_cli.plan import Rules, Wish
 

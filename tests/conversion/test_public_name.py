@@ -1,4 +1,4 @@
-"""`hetconv_cli.convert` is a package and, for users, a function."""
+"""`hetconv_cli.conversion` is a package and, for users, a function."""
 
 import subprocess
 import sys

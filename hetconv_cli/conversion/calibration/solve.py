@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hetconv_cli.arrangement import members
-from hetconv_cli.convert.calibration.moments import ClassMoments, Moments
+from hetconv_cli.conversion.calibration.moments import ClassMoments, Moments
 from hetconv_cli.errors import HetconvError
 from hetconv_cli.layers import HetConv2d
 

@@ -6,11 +6,11 @@ import torchvision
 from torch import nn
 from torch.nn import functional
 
-from hetconv_cli.convert.candidates import find_candidates
-from hetconv_cli.convert.checkpoint import load, save
-from hetconv_cli.convert.conversion import convert
-from hetconv_cli.convert.pairs import find_pairs, with_pairs
-from hetconv_cli.convert.rewrite import apply_plan
+from hetconv_cli.conversion.candidates import find_candidates
+from hetconv_cli.conversion.checkpoint import load, save
+from hetconv_cli.conversion.convert import convert
+from hetconv_cli.conversion.pairs import find_pairs, with_pairs
+from hetconv_cli.conversion.rewrite import apply_plan
 from hetconv_cli.errors import ArgumentError
 from hetconv_cli.geometry import Geometry
 from hetconv_cli.layers import HetConv2d

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from hetconv_cli.convert.calibration.report import Agreement
-from hetconv_cli.convert.calibration.samples import Chunk
+from hetconv_cli.conversion.calibration.report import Agreement
+from hetconv_cli.conversion.calibration.samples import Chunk
 
 
 @torch.no_grad()

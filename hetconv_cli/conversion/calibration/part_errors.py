@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hetconv_cli.convert.calibration.moments import Moments
-from hetconv_cli.convert.calibration.samples import Chunk, Samples
-from hetconv_cli.convert.calibration.solve import fit
-from hetconv_cli.convert.calibration.walk import tensor_in
-from hetconv_cli.convert.rewrite import build_layer
-from hetconv_cli.convert.trace import forward_pass
-from hetconv_cli.convert.transfer import transfer_weights
+from hetconv_cli.conversion.calibration.moments import Moments
+from hetconv_cli.conversion.calibration.samples import Chunk, Samples
+from hetconv_cli.conversion.calibration.solve import fit
+from hetconv_cli.conversion.calibration.walk import tensor_in
+from hetconv_cli.conversion.rewrite import build_layer
+from hetconv_cli.conversion.trace import forward_pass
+from hetconv_cli.conversion.transfer import transfer_weights
 from hetconv_cli.errors import HetconvError
 from hetconv_cli.layers import HetConv2d
 from hetconv_cli.plan import Change, LayerPlan

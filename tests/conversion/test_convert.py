@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import hetconv_cli as hc
-from hetconv_cli.convert.conversion import convert, make_wish
+from hetconv_cli.conversion.convert import convert, make_wish
 from hetconv_cli.errors import ArgumentError, HetconvError
 from hetconv_cli.layers import HetConv2d
 from hetconv_cli.models.example import ExampleSpec

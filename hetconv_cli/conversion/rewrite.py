@@ -4,10 +4,10 @@ from collections import OrderedDict
 
 from torch import nn
 
-from hetconv_cli.convert.candidates import geometry_of
-from hetconv_cli.convert.copying import full_copy
-from hetconv_cli.convert.pairs import BETWEEN, pair_geometry
-from hetconv_cli.convert.transfer import Transfer, bias_of, one_convolution, transfer_weights
+from hetconv_cli.conversion.candidates import geometry_of
+from hetconv_cli.conversion.copying import full_copy
+from hetconv_cli.conversion.pairs import BETWEEN, pair_geometry
+from hetconv_cli.conversion.transfer import Transfer, bias_of, one_convolution, transfer_weights
 from hetconv_cli.errors import ArgumentError
 from hetconv_cli.layers import DepthwisePointwise, GroupwisePointwise, HetConv2d
 from hetconv_cli.plan import Change, LayerPlan, Plan, impossible

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import hetconv_cli as hc
-from hetconv_cli.convert.calibration import calibrate as calibrate_module
-from hetconv_cli.convert.calibration.moments import Moments
-from hetconv_cli.convert.calibration.solve import fit
-from hetconv_cli.convert.conversion import convert
+from hetconv_cli.conversion.calibration import calibrate as calibrate_module
+from hetconv_cli.conversion.calibration.moments import Moments
+from hetconv_cli.conversion.calibration.solve import fit
+from hetconv_cli.conversion.convert import convert
 from hetconv_cli.plan import Rules, Wish
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hetconv_cli.convert.trace import Call, trace
+from hetconv_cli.conversion.trace import Call, trace
 from hetconv_cli.errors import HetconvError
 
 

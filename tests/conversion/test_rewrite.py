@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torchvision.ops import SqueezeExcitation
 
-from hetconv_cli.convert.candidates import find_candidates
-from hetconv_cli.convert.conversion import convert
-from hetconv_cli.convert.rewrite import apply_plan, core_name
+from hetconv_cli.conversion.candidates import find_candidates
+from hetconv_cli.conversion.convert import convert
+from hetconv_cli.conversion.rewrite import apply_plan, core_name
 from hetconv_cli.errors import ArgumentError, HetconvError
 from hetconv_cli.geometry import Geometry
 from hetconv_cli.layers import DepthwisePointwise, GroupwisePointwise, HetConv2d

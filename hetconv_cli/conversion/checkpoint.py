@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from hetconv_cli.convert.conversion import Conversion
-from hetconv_cli.convert.rewrite import apply_plan
-from hetconv_cli.convert.trace import forward_pass
+from hetconv_cli.conversion.convert import Conversion
+from hetconv_cli.conversion.rewrite import apply_plan
+from hetconv_cli.conversion.trace import forward_pass
 from hetconv_cli.errors import ArgumentError, HetconvError
 from hetconv_cli.files import check_target, replacing
 from hetconv_cli.models.build import build

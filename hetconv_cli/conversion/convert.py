@@ -7,15 +7,15 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from hetconv_cli.arrangement import Arrangement
-from hetconv_cli.convert.calibration.calibrate import MEMORY, calibrate
-from hetconv_cli.convert.calibration.report import CalibrationReport
-from hetconv_cli.convert.calibration.samples import read_samples
-from hetconv_cli.convert.candidates import find_candidates
-from hetconv_cli.convert.copying import copy_structure
-from hetconv_cli.convert.pairs import with_pairs
-from hetconv_cli.convert.rewrite import apply_plan, core_name
-from hetconv_cli.convert.trace import Recorder, Trace, forward_pass, trace
-from hetconv_cli.convert.transfer import Transfer
+from hetconv_cli.conversion.calibration.calibrate import MEMORY, calibrate
+from hetconv_cli.conversion.calibration.report import CalibrationReport
+from hetconv_cli.conversion.calibration.samples import read_samples
+from hetconv_cli.conversion.candidates import find_candidates
+from hetconv_cli.conversion.copying import copy_structure
+from hetconv_cli.conversion.pairs import with_pairs
+from hetconv_cli.conversion.rewrite import apply_plan, core_name
+from hetconv_cli.conversion.trace import Recorder, Trace, forward_pass, trace
+from hetconv_cli.conversion.transfer import Transfer
 from hetconv_cli.errors import ArgumentError, HetconvError
 from hetconv_cli.models.example import ExampleSpec, spec_of
 from hetconv_cli.plan import SE_REDUCTION, VARIANTS, Part, Plan, Rules, Variant, Wish, make_plan

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from hetconv_cli.convert.candidates import find_candidates
-from hetconv_cli.convert.trace import trace
+from hetconv_cli.conversion.candidates import find_candidates
+from hetconv_cli.conversion.trace import trace
 from hetconv_cli.geometry import Geometry
 
 
