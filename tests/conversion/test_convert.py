@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import timm
@@ -52,7 +53,9 @@ def test_the_public_name_is_the_function_however_often_it_is_used():
     assert done.returncode == 0
 
 
-def test_the_public_name_is_the_function_though_a_folder_of_that_name_is_imported():
+def test_no_folder_hides_a_public_name():
+    folders = {path.name for path in Path(hc.__file__).parent.iterdir()}
+    assert not folders & {name for name in hc.__all__}
     assert hc.convert is convert
 
 
@@ -67,7 +70,9 @@ def test_its_signature_is_the_documented_one():
         "groups": None,
         "se": False,
         "rules": None,
-        "transfer": "center",
+        "transfer": None,
+        "pairs": False,
+        "calibration": None,
     }
     assert {name: parameters[name].default for name in documented} == documented
     positional = [name for name, parameter in parameters.items() if parameter.kind is not parameter.KEYWORD_ONLY]
@@ -104,7 +109,7 @@ def test_a_part_that_fits_nowhere_is_refused_with_what_would_fit():
         ({"groups": True}, "groups must be a positive integer, got True"),
         ({"se": -1}, "se must be True, False or a reduction such as 16, got -1"),
         ({"se": 0.5}, r"se must be True, False or a reduction such as 16, got 0\.5"),
-        ({"transfer": "magic"}, "transfer must be 'center' or 'fresh', got 'magic'"),
+        ({"transfer": "magic"}, "transfer must be one of center, sum, fresh, calibrated; got 'magic'"),
         ({"rules": Rules(exact={"nope": "keep"})}, "'nope', which is no Conv2d"),
     ],
 )
