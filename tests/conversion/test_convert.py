@@ -55,7 +55,7 @@ def test_the_public_name_is_the_function_however_often_it_is_used():
 
 def test_no_folder_hides_a_public_name():
     folders = {path.name for path in Path(hc.__file__).parent.iterdir()}
-    assert not folders & {name for name in hc.__all__}
+    assert not folders & set(hc.__all__)
     assert hc.convert is convert
 
 
