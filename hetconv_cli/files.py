@@ -12,13 +12,13 @@ from hetconv_cli.errors import ArgumentError, HetconvError
 def check_target(target: Path, overwrite: bool) -> None:
     """Raises ArgumentError unless `target` can be written: folder there and writable, no file unless `overwrite`."""
     folder = target.parent
-    if target.is_dir():
-        raise ArgumentError(f"{target}: is a folder; name a file")
-    if target.exists() and not overwrite:
-        raise ArgumentError(f"{target} exists: pass --force to replace it, or name another file")
-    if not folder.is_dir():
-        raise ArgumentError(f"{target}: no such folder: {folder}")
     try:
+        if target.is_dir():
+            raise ArgumentError(f"{target}: is a folder; name a file")
+        if target.exists() and not overwrite:
+            raise ArgumentError(f"{target} exists: pass --force to replace it, or name another file")
+        if not folder.is_dir():
+            raise ArgumentError(f"{target}: no such folder: {folder}")
         with tempfile.TemporaryFile(dir=folder):  # what permissions say is not what a root user may do
             pass
     except OSError as error:
@@ -28,10 +28,11 @@ def check_target(target: Path, overwrite: bool) -> None:
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """A temporary file beside `target` that takes its name when the block succeeds, and is gone when it does not."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    os.close(descriptor)
-    temporary = Path(name)
+    temporary: Path | None = None
     try:
+        descriptor, name = tempfile.mkstemp(prefix=".hetconv-", suffix=".tmp", dir=target.parent)
+        os.close(descriptor)
+        temporary = Path(name)
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
@@ -40,4 +41,5 @@ def replacing(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise HetconvError(f"{target}: could not be written: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)

@@ -51,8 +51,16 @@ class Geometry:
         return rows, columns
 
     def __str__(self) -> str:
-        kernel = "x".join(map(str, self.kernel))
-        return f"{kernel}, {self.in_channels} -> {self.out_channels}"
+        usual = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
+        unusual = {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
+        parts = [f"{name} {_short(value)}" for name, value in unusual.items()]
+        if not self.bias:
+            parts.append("no bias")
+        return ", ".join([f"{_short(self.kernel)}, {self.in_channels} -> {self.out_channels}", *parts])
+
+
+def _short(value: object) -> str:
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def resolve_padding(padding: str | Size, kernel: Size, stride: Size, dilation: Size) -> Size:

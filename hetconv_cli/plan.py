@@ -59,14 +59,30 @@ class Rules:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """A depthwise convolution and the pointwise one behind it, taken as ONE convolution of `geometry`.
+
+    `absorbs` names what goes with the depthwise one: normalisation and activation in between, the pointwise one last.
+    """
+
+    geometry: Geometry
+    absorbs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Candidate:
-    """One Conv2d of a network: its name(s), geometry, and what stands in the way of replacing it, if anything."""
+    """One Conv2d of a network: its name(s), geometry, and what stands in the way of replacing it, if anything.
+
+    Where pairs are asked for, a depthwise one has the `pair` that it begins, or says with `no_pair` why it begins none.
+    """
 
     name: str
     geometry: Geometry
     obstacle: str | None = None
     aliases: tuple[str, ...] = ()
     reads_concatenation: bool = False
+    pair: Pair | None = None
+    no_pair: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +102,10 @@ class Change:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What becomes of one Conv2d: a change, or none and the reason; `remark` says what is unusual about a change."""
+    """What becomes of one Conv2d: a change, or none and the reason; `remark` says what is unusual about a change.
+
+    With `absorbs` (see `Pair`) it is the depthwise convolution of a pair, and `geometry` is that of the whole pair.
+    """
 
     name: str
     geometry: Geometry
@@ -94,6 +113,7 @@ class LayerPlan:
     reason: str | None = None
     aliases: tuple[str, ...] = ()
     remark: str | None = None
+    absorbs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,7 +130,13 @@ class Plan:
     @property
     def kept(self) -> tuple[LayerPlan, ...]:
         """The layers that stay, each with its reason."""
-        return tuple(layer for layer in self.layers if not layer.change)
+        absorbed = self.absorbed
+        return tuple(layer for layer in self.layers if not layer.change and layer.name not in absorbed)
+
+    @property
+    def absorbed(self) -> frozenset[str]:
+        """Modules that do nothing any more, because a pair's one convolution does their work."""
+        return frozenset(name for layer in self.converted for name in layer.absorbs)
 
 
 def in_kind(geometry: Geometry) -> str | None:
@@ -123,6 +149,18 @@ def in_kind(geometry: Geometry) -> str | None:
     if not geometry.is_odd:
         return f"even kernel {geometry.kernel[0]}x{geometry.kernel[1]}: no centre tap"
     return None
+
+
+def impossible(change: Change, geometry: Geometry) -> str | None:
+    """Why a convolution of this geometry cannot change so (no plan of ours says it), or None where it can."""
+    if change.variant == "standard":
+        return None
+    divisor = {"hetconv": change.p, "gwc": change.groups}.get(change.variant, 1)
+    if divisor is None:
+        return "its part or its groups are missing"
+    if geometry.in_channels % divisor:
+        return f"{geometry.in_channels} input channels must be divisible by {divisor}"
+    return in_kind(geometry) if geometry.groups > 1 or not geometry.is_odd else None
 
 
 def stem(geometry: Geometry) -> str | None:
@@ -140,18 +178,20 @@ def make_plan(candidates: Iterable[Candidate], rules: Rules) -> Plan:
     """
     candidates = tuple(candidates)
     _check_rules_match(candidates, rules)
-    plan = Plan(tuple(_decide(candidate, rules) for candidate in candidates))
+    plan = _with_absorbed(Plan(tuple(_decide(candidate, rules) for candidate in candidates)))
     _check_part_fits_somewhere(plan, rules)
     return plan
 
 
 def _decide(candidate: Candidate, rules: Rules) -> LayerPlan:
+    rule, origin = rules.for_layer(candidate.name)
+    if candidate.pair and not (isinstance(rule, Wish) and rule.variant == "standard"):
+        return _decide_pair(candidate, candidate.pair, rules)
     geometry = candidate.geometry
     kept = LayerPlan(candidate.name, geometry, None, aliases=candidate.aliases)
     reason = candidate.obstacle or in_kind(geometry)
     if reason:
-        return replace(kept, reason=reason)
-    rule, origin = rules.for_layer(candidate.name)
+        return replace(kept, reason=f"{reason}, no pair: {candidate.no_pair}" if candidate.no_pair else reason)
     if rule == "keep":
         return replace(kept, reason=f"kept by rule ({origin})")
     if stem(geometry) and origin != "name":
@@ -161,6 +201,25 @@ def _decide(candidate: Candidate, rules: Rules) -> LayerPlan:
         return replace(kept, reason=misfit)
     change, remark = _resolve(rule, candidate)
     return replace(kept, change=change, remark=remark)
+
+
+def _decide_pair(candidate: Candidate, pair: Pair, rules: Rules) -> LayerPlan:
+    """As one convolution of the pair's geometry; where that cannot change, both convolutions stay as they are."""
+    whole = _decide(replace(candidate, geometry=pair.geometry, pair=None), rules)
+    if not whole.change:
+        return replace(whole, geometry=candidate.geometry, reason=f"depthwise, its pair stays: {whole.reason}")
+    return replace(whole, absorbs=pair.absorbs)
+
+
+def _with_absorbed(plan: Plan) -> Plan:
+    """The plan, with the pointwise convolutions of its pairs saying whose they are."""
+    heads = {name: layer.name for layer in plan.converted for name in layer.absorbs}
+    return Plan(
+        tuple(
+            replace(layer, reason=f"one convolution with {heads[layer.name]}") if layer.name in heads else layer
+            for layer in plan.layers
+        )
+    )
 
 
 def _misfit(wish: Wish, geometry: Geometry) -> str | None:
@@ -215,7 +274,7 @@ def _check_part_fits_somewhere(plan: Plan, rules: Rules) -> None:
     channels = sorted({layer.geometry.in_channels for layer in misfits})
     what = f"p = {wish.p}" if wish.variant == "hetconv" else f"{wish.groups} groups"
     fits = [str(d) for d in range(2, min(channels) + 1) if all(m % d == 0 for m in channels)][:6]
-    instead = f"; choose {', '.join(fits)} or pc" if fits else ""
+    instead = f"; choose {', '.join(fits)}{' or pc' if wish.variant == 'hetconv' else ''}" if fits else ""
     shown = ", ".join(map(str, channels[:6])) + (", ..." if len(channels) > 6 else "")
     raise ArgumentError(
         f"{what} divides the input channels of none of the {len(misfits)} convolutions that could be converted"

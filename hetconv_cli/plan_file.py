@@ -11,10 +11,11 @@ from typing import Any
 from hetconv_cli.arrangement import ARRANGEMENTS
 from hetconv_cli.errors import ArgumentError
 from hetconv_cli.geometry import PADDING_MODES, Geometry
-from hetconv_cli.plan import SE_REDUCTION, VARIANTS, Change, LayerPlan, Part, Plan, Rule, Rules, Wish
+from hetconv_cli.plan import SE_REDUCTION, VARIANTS, Change, LayerPlan, Part, Plan, Rule, Rules, Wish, impossible
 from hetconv_cli.strict_yaml import read_mapping, write
 
 Check = Callable[[object], Any]
+LARGEST_PART = 999_999_999
 
 
 def parse_part(text: str) -> Part:
@@ -27,7 +28,7 @@ def parse_part(text: str) -> Part:
     if word == "pc":
         return "pc"
     if not re.fullmatch(r"[1-9][0-9]{0,8}", word, re.ASCII):
-        raise ArgumentError(f"p must be a positive integer or 'pc', got {text!r}")
+        raise ArgumentError(f"p must be a positive integer or 'pc', got {shown(text)}")
     return int(word)
 
 
@@ -45,13 +46,13 @@ def rules_from_yaml(text: str, where: str, base: Wish) -> Rules:
     if unknown:
         raise ArgumentError(f"{where}: unknown key {min(unknown)!r}; expected hetconv, default, layers")
     if type(data.get("hetconv")) is not int or data["hetconv"] != 1:
-        raise ArgumentError(f"{where}: expected 'hetconv: 1' (the format's version), got {data.get('hetconv')!r}")
+        raise ArgumentError(f"{where}: expected 'hetconv: 1' (the format's version), got {shown(data.get('hetconv'))}")
     default = _rule(data.get("default", {}), base, f"{where}: default")
-    layers = data.get("layers") or {}
+    layers = {} if data.get("layers") is None else data["layers"]
     if not isinstance(layers, dict) or not all(isinstance(name, str) for name in layers):
-        raise ArgumentError(f"{where}: layers: expected a mapping from names to rules, got {layers!r:.60}")
+        raise ArgumentError(f"{where}: layers: expected a mapping from names to rules, got {shown(layers)}")
     inherited = default if isinstance(default, Wish) else base
-    rules = {name: _rule(value, inherited, f"{where}: layers: {name}") for name, value in layers.items()}
+    rules = {name: _rule(value, inherited, f"{where}: layers: {shown(name)[1:-1]}") for name, value in layers.items()}
     return Rules(
         default,
         {name: rule for name, rule in rules.items() if not name.startswith("re:")},
@@ -63,7 +64,7 @@ def _pattern(text: str, where: str) -> str:
     try:
         re.compile(text)
     except (re.error, RecursionError, OverflowError) as error:
-        raise ArgumentError(f"{where}: 're:{text}' is no regular expression: {error}") from None
+        raise ArgumentError(f"{where}: {shown('re:' + text)} is no regular expression: {error}") from None
     return text
 
 
@@ -71,7 +72,7 @@ def _rule(value: object, base: Wish, where: str) -> Rule:
     if value == "keep":
         return "keep"
     if not isinstance(value, dict):
-        raise ArgumentError(f"{where}: expected 'keep' or a mapping such as {{p: 4}}, got {value!r:.60}")
+        raise ArgumentError(f"{where}: expected 'keep' or a mapping such as {{p: 4}}, got {shown(value)}")
     return replace(base, **_checked(value, _WISH, where))
 
 
@@ -125,13 +126,14 @@ def _without_empty(data: dict[str, Any]) -> dict[str, Any]:
 
 def _layer(entry: object, where: str) -> LayerPlan:
     facts = _checked(entry, _LAYER, where, required=("name", "geometry"))
-    geometry = _checked(facts.pop("geometry"), _GEOMETRY, where, required=("in_channels", "out_channels", "kernel"))
+    required = ("in_channels", "out_channels", "kernel")
+    geometry = Geometry(**_checked(facts.pop("geometry"), _GEOMETRY, where, required))
     change = facts.pop("change", None)
-    return LayerPlan(
-        geometry=Geometry(**geometry),
-        change=None if change is None else Change(**_checked(change, _CHANGE, where, required=("variant",))),
-        **facts,
-    )
+    if change is not None:
+        change = Change(**_checked(change, _CHANGE, where, required=("variant",)))
+        if problem := impossible(change, geometry):
+            raise ArgumentError(f"{where}: a change to {change} is not possible: {problem}")
+    return LayerPlan(geometry=geometry, change=change, **facts)
 
 
 # --- checks -------------------------------------------------------------------------------------------------------
@@ -140,10 +142,10 @@ def _layer(entry: object, where: str) -> LayerPlan:
 def _checked(data: object, checks: dict[str, Check], where: str, required: tuple[str, ...] = ()) -> dict[str, Any]:
     """The mapping `data` with each value as its check returns it; no unknown key, none of `required` missing."""
     if not isinstance(data, dict):
-        raise ArgumentError(f"{where}: expected a mapping, got {data!r:.60}")
+        raise ArgumentError(f"{where}: expected a mapping, got {shown(data)}")
     for key in data:
         if key not in checks:
-            raise ArgumentError(f"{where}: unknown key {key!r:.60}; expected {', '.join(checks)}")
+            raise ArgumentError(f"{where}: unknown key {shown(key)}; expected {', '.join(checks)}")
     for key in required:
         if key not in data:
             raise ArgumentError(f"{where}: {key} is missing")
@@ -159,7 +161,7 @@ def _checked(data: object, checks: dict[str, Check], where: str, required: tuple
 def _one_of(*known: str) -> Check:
     def check(value: object) -> str:
         if not isinstance(value, str) or value not in known:
-            raise ArgumentError(f"expected one of {', '.join(known)}; got {value!r:.60}")
+            raise ArgumentError(f"expected one of {', '.join(known)}; got {shown(value)}")
         return value
 
     return check
@@ -168,7 +170,7 @@ def _one_of(*known: str) -> Check:
 def _integer(least: int) -> Check:
     def check(value: object) -> int:
         if type(value) is not int or value < least:
-            raise ArgumentError(f"expected an integer >= {least}, got {value!r:.60}")
+            raise ArgumentError(f"expected an integer >= {least}, got {shown(value)}")
         return value
 
     return check
@@ -177,7 +179,7 @@ def _integer(least: int) -> Check:
 def _pair(least: int) -> Check:
     def check(value: object) -> tuple[int, int]:
         if not isinstance(value, list) or len(value) != 2:
-            raise ArgumentError(f"expected two integers, got {value!r:.60}")
+            raise ArgumentError(f"expected two integers, got {shown(value)}")
         number = _integer(least)
         return number(value[0]), number(value[1])
 
@@ -186,19 +188,27 @@ def _pair(least: int) -> Check:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ArgumentError(f"expected text, got {value!r:.60}")
+        raise ArgumentError(f"expected text, got {shown(value)}")
     return value
+
+
+def shown(value: object) -> str:
+    """A value from a file as one line of at most 60 characters."""
+    try:
+        return repr(value)[:60]
+    except ValueError:  # Python does not write out integers of thousands of digits
+        return "an integer of thousands of digits"
 
 
 def _texts(value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise ArgumentError(f"expected a list of names, got {value!r:.60}")
+        raise ArgumentError(f"expected a list of names, got {shown(value)}")
     return tuple(_text(entry) for entry in value)
 
 
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
-        raise ArgumentError(f"expected true or false, got {value!r:.60}")
+        raise ArgumentError(f"expected true or false, got {shown(value)}")
     return value
 
 
@@ -207,14 +217,18 @@ def _as_is(value: object) -> object:
 
 
 def _part(value: object) -> Part:
-    return parse_part(value if isinstance(value, str) else str(value) if type(value) is int else repr(value))
+    if isinstance(value, str):
+        return parse_part(value)
+    if type(value) is not int or not 1 <= value <= LARGEST_PART:
+        raise ArgumentError(f"p must be a positive integer or 'pc', got {shown(value)}")
+    return value
 
 
 def _se(value: object) -> int | None:
     if value is None or isinstance(value, bool):
         return SE_REDUCTION if value else None
     if type(value) is not int or value < 1:
-        raise ArgumentError(f"expected true, false or a reduction such as 16, got {value!r:.60}")
+        raise ArgumentError(f"expected true, false or a reduction such as 16, got {shown(value)}")
     return value
 
 
@@ -253,4 +267,5 @@ _LAYER: dict[str, Check] = {
     "reason": _text,
     "aliases": _texts,
     "remark": _text,
+    "absorbs": _texts,
 }

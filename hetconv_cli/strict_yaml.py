@@ -19,13 +19,14 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key_node.start_mark)
             if key_node.tag == "tag:yaml.org,2002:merge":
                 raise yaml.constructor.ConstructorError(None, None, "merge keys are not allowed", key_node.start_mark)
             if key_node.value in seen:
                 problem = f"key {key_node.value!r} stands twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-            if isinstance(key_node.value, Hashable):
-                seen.add(key_node.value)
+            seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
 
@@ -39,10 +40,10 @@ def read_mapping(text: str, where: str) -> dict[str, Any]:
         raise ArgumentError(f"{where}: expected at most {LARGEST} characters of YAML, got {len(text)}")
     try:
         data = yaml.load(text, _StrictLoader)  # a SafeLoader with fewer features
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except Exception as error:  # PyYAML's constructors raise whatever a strange scalar makes them meet
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        problem = getattr(error, "problem", None) or next(iter(str(error).splitlines()), type(error).__name__)
         raise ArgumentError(f"{where}{line}: not readable as plain YAML: {problem}") from None
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise ArgumentError(f"{where}: expected a mapping with names as keys, got {type(data).__name__}")
@@ -51,7 +52,9 @@ def read_mapping(text: str, where: str) -> dict[str, Any]:
 
 def write(data: dict[str, Any]) -> str:
     """`data` as YAML that `read_mapping` takes back, in its own order, without aliases."""
-    return yaml.dump(data, Dumper=_PlainDumper, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+    return yaml.dump(
+        data, Dumper=_PlainDumper, sort_keys=False, default_flow_style=None, width=120, allow_unicode=False
+    )
 
 
 class _PlainDumper(yaml.SafeDumper):

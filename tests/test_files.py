@@ -30,7 +30,9 @@ def test_a_new_file_in_a_folder_is_fine_and_nothing_is_left_by_asking(tmp_path):
 
 
 def test_an_existing_file_is_refused_with_what_to_do(old):
-    with pytest.raises(ArgumentError, match=r"net\.safetensors exists: pass --force to replace it, or name another file"):
+    with pytest.raises(
+        ArgumentError, match=r"net\.safetensors exists: pass --force to replace it, or name another file"
+    ):
         check_target(old, overwrite=False)
 
 
@@ -62,7 +64,7 @@ def test_a_folder_that_cannot_be_written_is_found_out_by_trying(tmp_path, monkey
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("hetconv_cli.files.tempfile.TemporaryFile", refuse)
-    with pytest.raises(ArgumentError, match="net: cannot write in .*: Permission denied"):
+    with pytest.raises(ArgumentError, match=r"net: cannot write in .*: Permission denied"):
         check_target(tmp_path / "net", overwrite=False)
 
 
@@ -142,7 +144,7 @@ def test_a_name_of_the_longest_kind_that_the_system_takes_can_be_written(tmp_pat
 
 
 def test_a_name_that_the_system_does_not_take_is_one_line(tmp_path):
-    with pytest.raises(ArgumentError, match="n: .*[Nn]ame too long"):
+    with pytest.raises(ArgumentError, match=r"n: .*[Nn]ame too long"):
         check_target(tmp_path / ("n" * 300), overwrite=False)
 
 

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "hetconv_cli"
 DOORS = {PACKAGE / "__init__.py", PACKAGE / "__main__.py"}  # they hand out what all floors offer
 FILES = sorted(set(PACKAGE.rglob("*.py")) - DOORS)
 # From top to bottom. On the ground stand the files directly in the package: plan, geometry, equations, errors, ...
-FLOORS = ("cli", "render", "paper", "export", "measure", "convert", "models", "layers", "ops", "ground")
+FLOORS = ("cli", "render", "paper", "bench", "export", "measure", "convert", "models", "layers", "ops", "ground")
 GROUND = [file for file in FILES if file.parent == PACKAGE]
 LONGEST_FILE = 450
 
@@ -153,6 +153,8 @@ VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
         ("flops --help", "--compare"),
         ("export --help", "--opset"),
         ("list --help", "list"),
+        ("reproduce --help", "table1"),
+        ("sweep --help", "--plot"),
     ],
 )
 def test_help_and_version_never_load_torch(line, said):

@@ -14,7 +14,10 @@ def conv(name: str, m: int = 64, n: int = 64, kernel: tuple[int, int] = (3, 3), 
     return Candidate(name, Geometry(m, n, kernel, **facts), **about)
 
 
-def only(candidate: Candidate, wish: Wish | str = Wish(), **rules) -> LayerPlan:
+P4 = Wish(p=4)
+
+
+def only(candidate: Candidate, wish: Wish | str = P4, **rules) -> LayerPlan:
     """The plan of one layer, beside one that any wish here fits."""
     plan = make_plan([candidate, conv("other", 5040)], Rules(wish, **rules))
     return plan.layers[0]

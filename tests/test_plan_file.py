@@ -1,5 +1,7 @@
 """Rules and plans as text: what is written comes back equal, what is wrong is refused in one line."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -16,7 +18,16 @@ from hetconv_cli.plan_file import parse_part, plan_from_data, plan_to_data, rule
 
 @pytest.mark.parametrize(
     ("text", "part"),
-    [("1", 1), ("4", 4), (" 4 ", 4), ("64", 64), ("999999999", 999_999_999), ("pc", "pc"), ("PC", "pc"), (" Pc\n", "pc")],
+    [
+        ("1", 1),
+        ("4", 4),
+        (" 4 ", 4),
+        ("64", 64),
+        ("999999999", 999_999_999),
+        ("pc", "pc"),
+        ("PC", "pc"),
+        (" Pc\n", "pc"),
+    ],
 )
 def test_a_part_is_a_positive_integer_or_pc(text, part):
     assert parse_part(text) == part
@@ -24,8 +35,28 @@ def test_a_part_is_a_positive_integer_or_pc(text, part):
 
 @pytest.mark.parametrize(
     "text",
-    ["0", "-1", "+4", "1.5", "4.0", "nan", "inf", "1_000", "1,000", "1e3", "0x4", "04", "７", "٤", "²", "", " ", "p"]
-    + ["pc4", "4 4", "4\x00", "True", "None", "1000000000", "9" * 5000],
+    [
+        *(
+            "0",
+            "-1",
+            "+4",
+            "1.5",
+            "4.0",
+            "nan",
+            "inf",
+            "1_000",
+            "1,000",
+            "1e3",
+            "0x4",
+            "04",
+            "",
+            " ",
+            "p",
+            "pc4",
+            "4 4",
+        ),
+        *("\uff17", "\u0664", "\u00b2", "4\x00", "True", "None", "1000000000", "9" * 5000),  # \uff17: a full-width 7
+    ],
 )
 def test_anything_else_is_no_part(text):
     with pytest.raises(ArgumentError, match="p must be a positive integer or 'pc', got ") as caught:
@@ -36,7 +67,10 @@ def test_anything_else_is_no_part(text):
 # --- plan.yaml ---
 
 
-def rules(text: str, base: Wish = Wish()) -> Rules:
+P4 = Wish(p=4)
+
+
+def rules(text: str, base: Wish = P4) -> Rules:
     return rules_from_yaml(text, "plan.yaml", base)
 
 
@@ -101,7 +135,10 @@ def test_squeeze_and_excitation_is_a_flag_or_a_reduction(text, se):
         ("hetconv: 1\ndefault:\n", "default: expected 'keep' or a mapping.*got None"),
         ("hetconv: 1\ndefault: {q: 4}", "default: unknown key 'q'; expected variant, p, groups, arrangement, se"),
         ("hetconv: 1\ndefault: {4: 4}", "default: unknown key 4"),
-        ("hetconv: 1\ndefault: {variant: conv}", "default: variant: expected one of standard, hetconv, dwc, gwc; got 'conv'"),
+        (
+            "hetconv: 1\ndefault: {variant: conv}",
+            "default: variant: expected one of standard, hetconv, dwc, gwc; got 'conv'",
+        ),
         ("hetconv: 1\ndefault: {variant: [dwc]}", r"variant: expected one of .*got \['dwc'\]"),
         ("hetconv: 1\ndefault: {arrangement: diagonal}", "arrangement: expected one of blocked, shifted"),
         ("hetconv: 1\ndefault: {groups: 0}", "groups: expected an integer >= 1, got 0"),
@@ -129,7 +166,7 @@ def test_layers_that_are_empty_but_no_mapping_are_refused(text):
 
 @pytest.mark.parametrize("p", ["0", "-1", "1.5", ".nan", "true", "null", "[4]", "{}", "'1_000'", "seven", "2020-01-01"])
 def test_a_part_in_the_file_is_held_as_on_the_command_line(p):
-    with pytest.raises(ArgumentError, match="plan.yaml: layers: a: p: p must be a positive integer or 'pc', got "):
+    with pytest.raises(ArgumentError, match=r"plan.yaml: layers: a: p: p must be a positive integer or 'pc', got "):
         rules(f"hetconv: 1\nlayers: {{a: {{p: {p}}}}}")
 
 
@@ -144,23 +181,23 @@ def test_a_part_in_the_file_is_held_as_on_the_command_line(p):
     ],
 )
 def test_control_characters_in_a_file_do_not_reach_the_message(text):
-    with pytest.raises(ArgumentError, match="plan.yaml: ") as caught:
+    with pytest.raises(ArgumentError, match=r"plan.yaml: ") as caught:
         rules(text)
     assert str(caught.value).isprintable()
 
 
 def test_a_long_value_does_not_make_a_long_message():
-    with pytest.raises(ArgumentError, match="plan.yaml: layers: a: expected") as caught:
+    with pytest.raises(ArgumentError, match=r"plan.yaml: layers: a: expected") as caught:
         rules(f"hetconv: 1\nlayers: {{a: {'x' * 100_000}}}")
     assert len(str(caught.value)) < 200
-    with pytest.raises(ArgumentError, match="plan.yaml: expected 'hetconv: 1'") as caught:
+    with pytest.raises(ArgumentError, match=r"plan.yaml: expected 'hetconv: 1'") as caught:
         rules(f"hetconv: {'x' * 100_000}")
     assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize("key", ["p: ", "groups: -", "se: -"])
 def test_a_number_too_long_to_print_is_refused(key):
-    with pytest.raises(ArgumentError, match="plan.yaml"):
+    with pytest.raises(ArgumentError, match=r"plan.yaml"):
         rules(f"hetconv: 1\ndefault: {{{key}0x{'f' * 5000}}}")
 
 
@@ -198,8 +235,21 @@ layers = st.builds(
     reason=texts,
     aliases=st.lists(names, max_size=3).map(tuple),
     remark=texts,
+    absorbs=st.lists(names, max_size=3).map(tuple),
 )
-plans = st.lists(layers, max_size=4).map(lambda entries: Plan(tuple(entries)))
+
+
+def made_possible(layer: LayerPlan) -> LayerPlan:
+    """The layer with channels and a kernel that its change can be made to."""
+    if layer.change is None:
+        return layer
+    p, groups, g = layer.change.p or 1, layer.change.groups or 1, layer.geometry
+    kernel = (g.kernel[0] | 1, g.kernel[1] | 1)
+    fitting = replace(g, in_channels=g.in_channels * p * groups, groups=1, kernel=kernel)
+    return replace(layer, geometry=fitting, change=replace(layer.change, p=p, groups=groups))
+
+
+plans = st.lists(layers.map(made_possible), max_size=4).map(lambda entries: Plan(tuple(entries)))
 
 
 @given(plans)
@@ -256,8 +306,14 @@ GEOMETRY = {"in_channels": 8, "out_channels": 6, "kernel": [3, 3]}
         ([{"name": "a", "geometry": GEOMETRY, "change": {"p": 4}}], "variant is missing"),
         ([{"name": "a", "geometry": GEOMETRY, "change": {"variant": "hetconv", "p": "pc"}}], "p: expected an integer"),
         ([{"name": "a", "geometry": GEOMETRY, "change": {"variant": "hetconv", "p": True}}], "p: expected an integer"),
-        ([{"name": "a", "geometry": GEOMETRY, "change": {"variant": "gwc", "groups": 0}}], "groups: expected an integer"),
-        ([{"name": "a", "geometry": GEOMETRY, "change": {"variant": "os.system"}}], "variant: expected one of standard"),
+        (
+            [{"name": "a", "geometry": GEOMETRY, "change": {"variant": "gwc", "groups": 0}}],
+            "groups: expected an integer",
+        ),
+        (
+            [{"name": "a", "geometry": GEOMETRY, "change": {"variant": "os.system"}}],
+            "variant: expected one of standard",
+        ),
     ],
 )
 def test_a_plan_that_was_not_written_by_us_is_refused(data, message):
@@ -269,3 +325,19 @@ def test_a_plan_that_was_not_written_by_us_is_refused(data, message):
 def test_the_smallest_plan_that_is_read():
     data = [{"name": "a", "geometry": GEOMETRY, "change": {"variant": "dwc"}}]
     assert plan_from_data(data, "x") == Plan((LayerPlan("a", Geometry(8, 6, (3, 3)), Change("dwc")),))
+
+
+@pytest.mark.parametrize(
+    ("change", "geometry", "problem"),
+    [
+        (Change("hetconv", p=3), Geometry(8, 8, (3, 3)), "8 input channels must be divisible by 3"),
+        (Change("hetconv"), Geometry(8, 8, (3, 3)), "its part or its groups are missing"),
+        (Change("gwc", groups=3), Geometry(8, 8, (3, 3)), "8 input channels must be divisible by 3"),
+        (Change("hetconv", p=4), Geometry(8, 8, (2, 2)), "even kernel 2x2: no centre tap"),
+        (Change("dwc"), Geometry(8, 8, (3, 3), groups=2), "grouped"),
+    ],
+)
+def test_a_change_that_no_plan_of_ours_makes_is_refused(change, geometry, problem):
+    data = plan_to_data(Plan((LayerPlan("a", geometry, change),)))
+    with pytest.raises(ArgumentError, match=f"x: plan, layer 0: a change to .* is not possible: {problem}"):
+        plan_from_data(data, "x")

@@ -38,10 +38,10 @@ def test_plain_values_are_read():
         ("a:\n\t- b", "net, line 2: "),
         ("\x00\x01\x02", "special characters are not allowed"),
         ("a: \x07", "special characters are not allowed"),
-        ("[" * 5000, "recursion"),
-        ("a: " + "[" * 5000 + "]" * 5000, "recursion"),
-        ("{a: " * 5000, "recursion"),
-        ("- " * 5000, "recursion"),
+        ("[" * 1000, "recursion"),
+        ("a: " + "[" * 1000 + "]" * 1000, "recursion"),
+        ("{a: " * 1000, "recursion"),
+        ("- " * 1000, "recursion"),
         ("a: 2020-13-45", "month must be in"),
         (f"a: {'9' * 5000}", "4300"),
         ("", "expected a mapping with names as keys, got NoneType"),
@@ -59,13 +59,15 @@ def test_what_expands_runs_or_repeats_is_refused(text, message):
 
 @pytest.mark.parametrize("text", ["{[a]: 1}", "a: {[b]: 1}", "? {a: 1}\n: 2", "? [a, b]\n: c", "a: {!!str {}: 1}"])
 def test_a_key_that_is_no_plain_value_is_refused(text):
-    with pytest.raises(ArgumentError, match="^net.*key"):
+    with pytest.raises(ArgumentError, match=r"^net.*key"):
         read_mapping(text, "net")
 
 
-@pytest.mark.parametrize("text", ["!!int ''", "!!int _", "!!float ''", "!!bool 3", "!!timestamp 3", "!!int {}", "!!map 3"])
+@pytest.mark.parametrize(
+    "text", ["!!int ''", "!!int _", "!!float ''", "!!bool 3", "!!timestamp 3", "!!int {}", "!!map 3"]
+)
 def test_a_value_that_is_not_of_its_tag_is_refused(text):
-    with pytest.raises(ArgumentError, match="^net.*not readable as plain YAML") as caught:
+    with pytest.raises(ArgumentError, match=r"^net.*not readable as plain YAML") as caught:
         read_mapping(f"a: {text}", "net")
     assert "\n" not in str(caught.value)
 
@@ -89,9 +91,10 @@ def test_a_bomb_would_have_gone_off():
 @given(st.text(max_size=40))
 def test_any_text_is_a_mapping_or_one_line(text):
     try:
-        assert isinstance(read_mapping(text, "net"), dict)
+        answer = read_mapping(text, "net")
     except ArgumentError as error:
-        assert "\n" not in str(error)
+        answer = str(error)
+    assert isinstance(answer, dict) or "\n" not in answer
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -18,6 +18,7 @@ from hetconv_cli.cli.options import (
     Input,
     Json,
     Model,
+    Pairs,
     Se,
     Seed,
     VariantChoice,
@@ -55,6 +56,7 @@ def convert(
     ] = None,
     variant: Annotated[VariantChoice, typer.Option("--variant", help="gwc takes P groups.")] = VariantChoice.hetconv,
     se: Se = False,
+    pairs: Pairs = False,
     transfer: TransferOption = None,
     calibrate: Calibrate = None,
     images: Images = 64,
@@ -88,6 +90,8 @@ def convert(
         raise ArgumentError(f"{model} is converted already: name the network that it came from")
     wish = make_wish(p, arrangement=arrangement.value if arrangement else None, variant=variant.value, se=se)
     limit = Limit.of(budget, latency_budget, max_error, plan_file, config)
+    if limit and pairs:
+        raise ArgumentError("--pairs and a budget do not go together: leave one of them out")
     rules = _rules(config, wish)
     pictures = ImageOptions(calibrate, images, mean, std, size, seed)
     pictures.files()  # what is wrong with them shall be said before anything is built
@@ -98,7 +102,7 @@ def convert(
         if limit:
             check_target(limit.plan_file(target), overwrite=force)
 
-    job = _plan(source, input, rules)
+    job = _plan(source, input, rules, pairs)
     if limit or (job.plan.converted and not dry_run):
         job = _build(job, weights, seed, pictures)
     if limit:
@@ -154,15 +158,19 @@ def _rules(config: Path | None, wish: "Wish") -> "Rules":
     return rules_from_yaml(text, str(config), wish)
 
 
-def _plan(source: "Source", input: str | None, rules: "Rules") -> _Job:
+def _plan(source: "Source", input: str | None, rules: "Rules", pairs: bool) -> _Job:
     from hetconv_cli.convert.candidates import find_candidates
+    from hetconv_cli.convert.pairs import with_pairs
     from hetconv_cli.measure.network import open_source
     from hetconv_cli.plan import make_plan
 
     with output.progress(source.label) as progress:
         progress("tracing", 0, 1)
         network, example = open_source(source, input)
-    return _Job(source, network, example, make_plan(find_candidates(network.model, network.trace), rules))
+        candidates = find_candidates(network.model, network.trace)
+        if pairs:
+            candidates = with_pairs(candidates, network.model, network.inputs)
+    return _Job(source, network, example, make_plan(candidates, rules))
 
 
 def _build(job: _Job, weights: str, seed: int, pictures: ImageOptions) -> _Job:
@@ -257,7 +265,9 @@ def _say_what_next(job: _Job, written: Path) -> None:
     from hetconv_cli.render.numbers import size
 
     output.talk(f"\nwrote {written} ({size(written.stat().st_size)}, reloaded, outputs equal bit for bit)")
-    if job.weights == "random":
+    if job.weights == "random" and job.source.kind == "paper":
+        output.talk("These weights are random: train them.")
+    elif job.weights == "random":
         source = f"hetconv convert {job.source} --weights DEFAULT"
         output.talk(f"These weights are random: train them, or start from a trained network: {source}")
     elif job.calibration is None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hetconv_cli.cli import output
-from hetconv_cli.cli.options import Debug, Force, Format, FormatOption, Input, Json, Model, Se, UnitChoice
+from hetconv_cli.cli.options import Debug, Force, Format, FormatOption, Input, Json, Model, Pairs, Se, UnitChoice
 
 if TYPE_CHECKING:
     from hetconv_cli.measure.report import FlopsReport
@@ -22,9 +22,12 @@ def flops(
     ] = None,
     compare: Annotated[
         str,
-        typer.Option("--compare", metavar="dwc,gwc[:G]", help="Other layers to count; gwc takes G = 4 or the one P."),
+        typer.Option(
+            "--compare", metavar="dwc,gwc[:G]", help="Other layers to count; gwc takes the first P given, or 4."
+        ),
     ] = "",
     se: Se = False,
+    pairs: Pairs = False,
     input: Input = None,
     per_layer: Annotated[
         bool, typer.Option("--per-layer", help="A row for each Conv2d of the standard network.")
@@ -50,27 +53,29 @@ def flops(
     if plot is not None:
         check_plot_target(plot)
         check_target(plot, overwrite=force)
-    report = _count(source, p, compare, se, input)
+    report = _count(source, p, compare, se, input, pairs)
     if plot is not None:
         plot_flops(report, plot, unit.value)
         output.talk(f"wrote {plot}")
     _write(report, Format.json if json else format, unit, per_layer)
 
 
-def _count(source: "Source", p: str | None, compare: str, se: bool, input: str | None) -> "FlopsReport":
+def _count(source: "Source", p: str | None, compare: str, se: bool, input: str | None, pairs: bool) -> "FlopsReport":
     from hetconv_cli.convert.checkpoint import original_of
     from hetconv_cli.measure.analyze import analyze_network, wishes_for
     from hetconv_cli.measure.network import open_source
 
     parts = (DEFAULT_PARTS if p is None else p).split(",")
-    wishes = wishes_for(parts, [word for word in compare.split(",") if word], se)
+    wishes = wishes_for(parts, [word for word in compare.split(",") if word], se, groups=4 if p is None else None)
     saved = None
     if source.kind == "checkpoint":
         source, saved = original_of(source)
     with output.progress(source.label) as progress:
         progress("tracing", 0, len(wishes) + 1)
         network, example = open_source(source, input)
-        return analyze_network(network, wishes, source.label, example, progress, skip_misfits=p is None, saved=saved)
+        return analyze_network(
+            network, wishes, source.label, example, progress, skip_misfits=p is None, saved=saved, pairs=pairs
+        )
 
 
 def _write(report: "FlopsReport", format: Format, unit: UnitChoice, per_layer: bool) -> None:

@@ -14,7 +14,7 @@ def list_models(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show torchvision's models and what of them can be converted.
+    """Show torchvision's models and the paper's networks, and what of them can be converted.
 
     Example: hetconv list 'resnet*'
     """

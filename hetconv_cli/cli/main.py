@@ -6,10 +6,13 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from hetconv_cli.cli.bench import bench
 from hetconv_cli.cli.convert import convert
 from hetconv_cli.cli.export import export
 from hetconv_cli.cli.flops import flops
 from hetconv_cli.cli.list_models import list_models
+from hetconv_cli.cli.reproduce import reproduce
+from hetconv_cli.cli.sweep import sweep
 from hetconv_cli.errors import HetconvError
 
 INTERRUPTED = 130
@@ -49,7 +52,10 @@ def _root(
 app.command()(convert)
 app.command()(flops)
 app.command()(export)
+app.command()(bench)
 app.command("list")(list_models)
+app.command()(reproduce)
+app.command()(sweep)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

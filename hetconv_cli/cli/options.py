@@ -39,13 +39,14 @@ class VariantChoice(StrEnum):
 
 def complete_model(incomplete: str) -> list[str]:
     """The model names that begin so; a shell asks while a user types."""
-    from hetconv_cli.models.catalog import catalog
+    from hetconv_cli.models.catalog import known_models
 
-    return [name for name in catalog() if name.startswith(incomplete)]
+    return [name for name in known_models() if name.startswith(incomplete)]
 
 
 MODEL_HELP = (
-    "A torchvision name (hetconv list), timm/NAME, FILE.py:CALLABLE (runs that file), or a file that convert wrote."
+    "A torchvision name or one of the paper's networks (hetconv list), timm/NAME, FILE.py:CALLABLE (runs that file),"
+    " or a file that convert wrote."
 )
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=complete_model, show_default=False)
@@ -56,6 +57,9 @@ Input = Annotated[
 ]
 Se = Annotated[
     bool, typer.Option("--se", help="Squeeze-and-excitation (reduction 16) after each converted convolution.")
+]
+Pairs = Annotated[
+    bool, typer.Option("--pairs", help="Take depthwise + pointwise pairs as one convolution each (MobileNet_P32).")
 ]
 FormatOption = Annotated[Format, typer.Option("--format", help="How the report is written to stdout.")]
 Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]

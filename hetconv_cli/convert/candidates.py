@@ -8,7 +8,7 @@ from hetconv_cli.convert.trace import Trace
 from hetconv_cli.geometry import Geometry, resolve_padding
 from hetconv_cli.plan import Candidate
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def find_candidates(model: nn.Module, trace: Trace | None = None) -> list[Candidate]:
@@ -20,7 +20,7 @@ def find_candidates(model: nn.Module, trace: Trace | None = None) -> list[Candid
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, nn.Conv2d):
             names.setdefault(module, []).append(name)
-    owners = _owners(model)
+    owners = owners_of(model)
     concatenations = trace.reads_concatenation() if trace else frozenset()
     return [
         Candidate(
@@ -37,13 +37,17 @@ def find_candidates(model: nn.Module, trace: Trace | None = None) -> list[Candid
 def geometry_of(conv: nn.Conv2d) -> Geometry:
     """The facts of a Conv2d. For an even kernel under padding='same' the padding is the smaller side's."""
     kernel, stride, dilation = _pair(conv.kernel_size), _pair(conv.stride), _pair(conv.dilation)
-    padding = conv.padding if isinstance(conv.padding, str) else _pair(conv.padding)
+    try:
+        padding = conv.padding if isinstance(conv.padding, str) else _pair(conv.padding)
+        padding = resolve_padding(padding, kernel, stride, dilation)
+    except ValueError:  # a subclass may pad in its own way; it is kept, so only its report needs the geometry
+        padding = (0, 0)
     return Geometry(
         in_channels=conv.in_channels,
         out_channels=conv.out_channels,
         kernel=kernel,
         stride=stride,
-        padding=resolve_padding(padding, kernel, stride, dilation),
+        padding=padding,
         dilation=dilation,
         groups=conv.groups,
         bias=conv.bias is not None,
@@ -66,7 +70,7 @@ def obstacle(conv: nn.Conv2d, owners: Counter[int]) -> str | None:
         return "its forward was replaced"
     if not isinstance(conv.weight, nn.Parameter):
         return "its weight is not a Parameter (weight norm or pruning)"
-    if any(getattr(conv, hooks) for hooks in _HOOKS):
+    if any(getattr(conv, hooks) for hooks in HOOKS):
         return "has hooks"
     if not conv.weight.is_floating_point():
         return f"weights of type {str(conv.weight.dtype).removeprefix('torch.')}"
@@ -75,7 +79,8 @@ def obstacle(conv: nn.Conv2d, owners: Counter[int]) -> str | None:
     return None
 
 
-def _owners(model: nn.Module) -> Counter[int]:
+def owners_of(model: nn.Module) -> Counter[int]:
+    """How many modules hold each parameter, by its id."""
     return Counter(id(parameter) for module in model.modules() for parameter in module.parameters(recurse=False))
 
 

@@ -24,7 +24,7 @@ from hetconv_cli.models.build import build
 from hetconv_cli.models.example import ExampleSpec, parse_input
 from hetconv_cli.models.source import Source, resolve
 from hetconv_cli.plan import Plan
-from hetconv_cli.plan_file import plan_from_data, plan_to_data
+from hetconv_cli.plan_file import plan_from_data, plan_to_data, shown
 from hetconv_cli.strict_yaml import read_mapping, write
 
 FORMAT = 1
@@ -94,7 +94,10 @@ def save(
         "plan": plan_to_data(conversion.plan),
     }
     with replacing(target) as temporary:
-        save_file(tensors, temporary, metadata={_KEY: write(recipe)})
+        try:
+            save_file(tensors, temporary, metadata={_KEY: write(recipe)})
+        except SafetensorError as error:
+            raise HetconvError(f"{target}: could not be written: {error}") from error
         if original is not None and conversion.example is not None:
             _check_same_outputs(conversion, load(temporary, original), conversion.example.make())
     return target
@@ -131,7 +134,8 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> Conver
         raise ArgumentError(f"{path}: the tensors are not those that were written (sha256 differs); convert again")
     original = model if model is not None else _rebuild(recipe, path)
     new_model = apply_plan(original, recipe.plan)
-    tensors |= {name: tensors[stored] for name, stored in recipe.tied.items() if stored in tensors}
+    _check_tied(recipe.tied, set(new_model.state_dict()), tensors, path)
+    tensors |= {name: tensors[stored] for name, stored in recipe.tied.items()}
     try:
         new_model.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
@@ -153,7 +157,7 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
     data = read_mapping(metadata[_KEY], f"{path}: recipe")
     if data.get("hetconv") != FORMAT:
         raise ArgumentError(
-            f"{path}: format {data.get('hetconv')!r:.60}, this version reads {FORMAT}; update hetconv-cli"
+            f"{path}: format {shown(data.get('hetconv'))}, this version reads {FORMAT}; update hetconv-cli"
         )
     texts = {key: data.get(key) for key in ("source", "weights", "input", "input_kind", "sha256")}
     tied = data.get("tied") or {}
@@ -198,6 +202,10 @@ def _distinct(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
             raise HetconvError(f"{name}: the model's state holds a {type(tensor).__name__}; only tensors can be saved")
+        if tensor.is_meta:
+            raise ArgumentError(
+                f"{name}: the model has no weights (it is on the meta device), so there is nothing to save"
+            )
         key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, str(tensor.device))
         if tensor.numel() and key in stored:
             tied[name] = stored[key]
@@ -214,6 +222,17 @@ def _digest(tensors: dict[str, Tensor]) -> str:
         total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
+
+
+def _check_tied(
+    tied: dict[str, str], names: set[str], tensors: dict[str, Tensor], path: str | os.PathLike[str]
+) -> None:
+    """Tied names come from the file: only tensors of the network may be joined, and only to stored ones."""
+    for name, stored in tied.items():
+        if name not in names or name in tensors or stored not in tensors or stored not in names:
+            raise ArgumentError(
+                f"{path}: recipe: ties {shown(name)} to {shown(stored)}, which this network does not have"
+            )
 
 
 def _tie(model: nn.Module, tied: dict[str, str]) -> None:

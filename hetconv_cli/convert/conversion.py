@@ -11,11 +11,12 @@ from hetconv_cli.convert.calibration.calibrate import MEMORY, calibrate
 from hetconv_cli.convert.calibration.report import CalibrationReport
 from hetconv_cli.convert.calibration.samples import read_samples
 from hetconv_cli.convert.candidates import find_candidates
+from hetconv_cli.convert.copying import copy_structure
+from hetconv_cli.convert.pairs import with_pairs
 from hetconv_cli.convert.rewrite import apply_plan, core_name
 from hetconv_cli.convert.trace import Recorder, Trace, forward_pass, trace
 from hetconv_cli.convert.transfer import Transfer
 from hetconv_cli.errors import ArgumentError, HetconvError
-from hetconv_cli.layers import GroupwisePointwise, HetConv2d
 from hetconv_cli.models.example import ExampleSpec, spec_of
 from hetconv_cli.plan import SE_REDUCTION, VARIANTS, Part, Plan, Rules, Variant, Wish, make_plan
 from hetconv_cli.plan_file import parse_part
@@ -56,6 +57,7 @@ def convert(
     calibration: Iterable[Any] | None = None,
     seed: int = 0,
     memory: int = MEMORY,
+    pairs: bool = False,
 ) -> Conversion:
     """Rewrites the eligible Conv2d layers of any network; the caller's model is untouched.
 
@@ -77,6 +79,8 @@ def convert(
         seed: Which window positions a calibration draws where there are plenty.
         memory: Bytes of activations that a calibration may hold to run each network once. It re-runs them for every
             layer where that would take more.
+        pairs: Take a depthwise + pointwise pair, with the normalisation and activation between them, as one
+            convolution, and convert that. Needs `example`: pairs are found by watching a forward pass.
 
     Raises:
         ArgumentError: an argument out of range; a part that fits no layer; a rule that names none.
@@ -92,16 +96,22 @@ def convert(
     _check_transfer(transfer, calibration)
     rules = rules or Rules(make_wish(p, arrangement=arrangement, variant=variant, groups=groups, se=se))
     inputs = None if example is None else _inputs(example)
-    seen = None if inputs is None else trace(model, inputs)
-    plan = make_plan(find_candidates(model, seen), rules)
+    watched = copy_structure(model)  # a forward may write to buffers, and the caller's are not to change
+    seen = None if inputs is None else trace(watched, inputs)
+    candidates = find_candidates(model, seen)
+    if pairs:
+        if inputs is None:
+            raise ArgumentError("pairs are found by watching a forward pass: expected an example, got None")
+        candidates = with_pairs(candidates, watched, inputs)
+    plan = make_plan(candidates, rules)
     new_model = apply_plan(model, plan, "center" if transfer == "calibrated" else transfer)
     if inputs is not None and seen is not None:
         check_calls(seen, plan, new_model, inputs)
-    spec = None if example is None else spec_of(example)
+    spec = example if isinstance(example, ExampleSpec | None) else spec_of(example)
     if calibration is None:
         return Conversion(new_model, plan, spec)
     samples = read_samples(calibration, model, spec)
-    report = calibrate(model, new_model, plan, samples, seed=seed, memory=memory)
+    report = calibrate(watched, new_model, plan, samples, seed=seed, memory=memory)
     return Conversion(new_model, plan, spec, f"the given model's, calibrated on {report.images} images", report)
 
 
@@ -143,8 +153,10 @@ def make_wish(
 
 def check_calls(before: Trace, plan: Plan, new_model: nn.Module, inputs: tuple[Any, ...]) -> None:
     """Raises HetconvError where a layer that ran before is not reached any more (held outside the module tree)."""
-    with forward_pass(new_model), Recorder(new_model, (HetConv2d, GroupwisePointwise)) as recorder:
-        new_model(*inputs)
+    names = {core_name(layer) for layer in plan.converted}
+    watched = copy_structure(new_model)
+    with forward_pass(watched), Recorder(watched, names) as recorder:
+        watched(*inputs)
     reached = {call.module for call in recorder.calls}
     for layer in plan.converted:
         if before.of(layer.name) and core_name(layer) not in reached:

@@ -1,13 +1,15 @@
 """One forward pass, watched: which module was called with which shapes, and which convolution reads a concatenation."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree
 
 from hetconv_cli.errors import HetconvError
 
@@ -58,14 +60,20 @@ class Trace:
 class Recorder:
     """Records the calls of a model's modules while it runs; a context manager around the forward pass."""
 
-    def __init__(self, model: nn.Module, watched: tuple[type[nn.Module], ...] = WATCHED) -> None:
+    def __init__(self, model: nn.Module, names: Collection[str] | None = None) -> None:
+        """Watches the modules of these `names`; None: all whose work follows from their shapes."""
         self.calls: list[Call] = []
-        self._modules = [(name, module) for name, module in model.named_modules() if isinstance(module, watched)]
+        self._modules = [
+            (name, module)
+            for name, module in model.named_modules()
+            if (isinstance(module, WATCHED) if names is None else name in names)
+        ]
         self._follow = _FollowConcatenations()
 
     def __enter__(self) -> "Recorder":
         self._handles = [
-            module.register_forward_hook(self._hook(name), with_kwargs=True) for name, module in self._modules
+            module.register_forward_hook(self._hook(name, inspect.signature(module.forward)), with_kwargs=True)
+            for name, module in self._modules
         ]
         self._follow.__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -75,9 +83,10 @@ class Recorder:
         for handle in self._handles:
             handle.remove()
 
-    def _hook(self, name: str) -> Callable[..., None]:
+    def _hook(self, name: str, signature: inspect.Signature) -> Callable[..., None]:
         def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+            given = signature.bind(*args, **kwargs).arguments.values()  # in the signature's order, however passed
+            tensors = [value for value in given if isinstance(value, Tensor)]
             first = output[0] if isinstance(output, tuple) else output
             self.calls.append(
                 Call(
@@ -97,7 +106,7 @@ def trace(model: nn.Module, inputs: tuple[Any, ...]) -> Trace:
     Raises:
         HetconvError: the forward pass failed; the original error is the cause.
     """
-    on_meta = any(parameter.is_meta for parameter in model.parameters())
+    on_meta = any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in _pytree.tree_leaves(inputs))
     with forward_pass(model), Recorder(model) as recorder:
         model(*inputs)
     return Trace(tuple(recorder.calls), on_meta)
@@ -124,7 +133,7 @@ def forward_pass(model: nn.Module) -> Iterator[None]:
 
 # --- concatenations -----------------------------------------------------------------------------------------------
 
-_CONCATENATE = {"cat", "concat", "concatenate"}
+_CONCATENATE = {"cat": 0, "concat": 0, "concatenate": 0, "hstack": 1}  # and along which dimension by default
 _MIX_CHANNELS = ("conv", "linear", "matmul", "bmm", "einsum", "mm")
 _MARK = "_hetconv_concatenated"
 
@@ -144,8 +153,8 @@ class _FollowConcatenations(TorchFunctionMode):
         if isinstance(output, Tensor) and output.dim() == 4:
             name = getattr(func, "__name__", "")
             if name in _CONCATENATE:
-                dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
-                marked = dim in (1, -3)
+                dim = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else _CONCATENATE[name]))
+                marked = dim in (1, -3) or _keeps_marked_channels(_pytree.tree_leaves(args), output)
             else:
                 marked = not name.startswith(_MIX_CHANNELS) and _keeps_marked_channels(args, output)
             if marked:
@@ -153,6 +162,6 @@ class _FollowConcatenations(TorchFunctionMode):
         return output
 
 
-def _keeps_marked_channels(args: tuple[Any, ...], output: Tensor) -> bool:
+def _keeps_marked_channels(args: Sequence[Any], output: Tensor) -> bool:
     tensors = [value for value in args if isinstance(value, Tensor)]
     return any(_concatenated(t) and t.dim() == 4 and t.shape[1] == output.shape[1] for t in tensors)

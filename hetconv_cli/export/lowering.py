@@ -5,9 +5,11 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from hetconv_cli.export.copying import copy_structure
+from hetconv_cli.convert.copying import copy_structure
 from hetconv_cli.layers import HetConv2d
-from hetconv_cli.ops.hetconv2d.grouped import group_kernels, two_convolutions
+from hetconv_cli.ops.hetconv2d.grouped import coarsened, group_kernels, two_convolutions
+
+GROUP_CHANNELS = 16  # the width of a vector register in floats: narrower groups fall off the runtimes' fast paths
 
 
 class TwoConvolutions(nn.Module):
@@ -22,9 +24,9 @@ class TwoConvolutions(nn.Module):
 
     def __init__(self, layer: HetConv2d) -> None:
         super().__init__()
-        self.spec = layer.spec
         with torch.no_grad():
-            self.register_buffer("kernels", group_kernels(layer.weight_ring, layer.spec))
+            ring, self.spec = coarsened(layer.weight_ring, layer.spec, GROUP_CHANNELS)
+            self.register_buffer("kernels", group_kernels(ring, self.spec))
             self.register_buffer("weight_1x1", layer.weight_1x1.detach().clone())
             self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
         self.train(layer.training)

@@ -14,9 +14,9 @@ import onnx
 import torch
 from torch import nn
 
+from hetconv_cli.convert.copying import copy_structure
 from hetconv_cli.errors import ArgumentError, HetconvError, NotProvenError
 from hetconv_cli.export.conditioning import condition
-from hetconv_cli.export.copying import copy_structure
 from hetconv_cli.export.exporters import EXAMPLE_BATCH, Exporter, export_graph, exporter_for
 from hetconv_cli.export.fold import FoldCount, fold_batchnorms
 from hetconv_cli.export.inputs import Inputs, inputs_like

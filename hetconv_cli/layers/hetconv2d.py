@@ -6,9 +6,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hetconv_cli.arrangement import Arrangement, members
+from hetconv_cli.arrangement import Arrangement
 from hetconv_cli.geometry import PaddingMode
 from hetconv_cli.ops.hetconv2d import Choice, Implementation, api, validation
+from hetconv_cli.ops.hetconv2d.spec import own_channels
 from hetconv_cli.ops.hetconv2d.taps import window
 
 
@@ -127,11 +128,7 @@ class HetConv2d(nn.Module):
 
     def class_channels(self) -> Tensor:
         """For each filter the channels of its class, ascending: [N, M/P] int64 on the CPU."""
-        g = self.geometry
-        own = torch.tensor(members(g.in_channels, self.p, self.arrangement))
-        filters = members(g.out_channels, self.p, self.arrangement)
-        of_filter = {n: index for index, mine in enumerate(filters) for n in mine}
-        return own[[of_filter[n] for n in range(g.out_channels)]]
+        return torch.tensor(own_channels(self.spec))
 
     def extra_repr(self) -> str:
         """As Conv2d prints itself, with p and arrangement."""

@@ -10,7 +10,7 @@ from hetconv_cli import equations
 from hetconv_cli.convert.trace import Call, Trace
 from hetconv_cli.geometry import Geometry
 from hetconv_cli.measure.tally import Tally, join
-from hetconv_cli.plan import Change, Plan
+from hetconv_cli.plan import Change, LayerPlan, Plan
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -24,8 +24,11 @@ def analytic_macs(model: nn.Module, trace: Trace, plan: Plan | None = None) -> T
     """
     modules = dict(model.named_modules())
     layers = {layer.name: layer for layer in plan.converted} if plan else {}
+    absorbed = plan.absorbed if plan else frozenset()
     tally: Tally = defaultdict(int)
     for call in trace.calls:
+        if call.module in absorbed:
+            continue
         layer = layers.get(call.module)
         if layer is None or layer.change is None:
             tally[call.module] += _module_macs(modules[call.module], call)
@@ -47,6 +50,14 @@ def changed_macs(g: Geometry, change: Change | None, output: equations.Size) -> 
     return equations.dwc_macs(g.in_channels, g.out_channels, g.kernel, output)
 
 
+def replaced_macs(layer: LayerPlan, output: equations.Size) -> int:
+    """MACs of one sample of what a layer stands for: its convolution, or both convolutions of its pair."""
+    g = layer.geometry
+    if layer.absorbs:
+        return equations.dwc_macs(g.in_channels, g.out_channels, g.kernel, output)
+    return changed_macs(g, None, output)
+
+
 def equation_ratio(g: Geometry, change: Change) -> Fraction:
     """The ratio to the standard convolution as the paper prints it: equation (3), (5) or (8); 1 for itself."""
     if change.variant == "standard":
@@ -59,18 +70,27 @@ def equation_ratio(g: Geometry, change: Change) -> Fraction:
 
 
 def ratio_by_equation(plan: Plan, trace: Trace) -> float | None:
-    """Equation (3), (5) or (8) over all converted layers, each weighted by its standard MACs; None: none ran."""
+    """Equation (3), (5) or (8) over all converted layers, each weighted by its standard MACs; None: none ran.
+
+    For a pair it is divided by equation (5), the ratio of the pair to the standard convolution.
+    """
     standard = {
-        layer.name: sum(_batch(call) * changed_macs(layer.geometry, None, _size(call)) for call in trace.of(layer.name))
+        layer.name: sum(_batch(call) * replaced_macs(layer, _size(call)) for call in trace.of(layer.name))
         for layer in plan.converted
     }
     total = sum(standard.values())
     if not total:
         return None
     weighted = (
-        equation_ratio(layer.geometry, layer.change) * standard[layer.name] for layer in plan.converted if layer.change
+        equation_ratio(layer.geometry, layer.change) / _of_standard(layer) * standard[layer.name]
+        for layer in plan.converted
+        if layer.change
     )
     return float(sum(weighted, Fraction(0)) / total)
+
+
+def _of_standard(layer: LayerPlan) -> Fraction:
+    return equations.dwc_ratio(layer.geometry.out_channels, layer.geometry.kernel) if layer.absorbs else Fraction(1)
 
 
 def _se_macs(g: Geometry, reduction: int) -> int:

@@ -8,12 +8,14 @@ from torch import nn
 
 from hetconv_cli.convert.candidates import find_candidates
 from hetconv_cli.convert.conversion import make_wish
+from hetconv_cli.convert.copying import meta_copy
+from hetconv_cli.convert.pairs import with_pairs
 from hetconv_cli.convert.rewrite import apply_plan
 from hetconv_cli.errors import ArgumentError
 from hetconv_cli.layers import HetConv2d
 from hetconv_cli.measure.analytic import analytic_macs, ratio_by_equation
 from hetconv_cli.measure.counters import Counts, count, count_dispatched, replay
-from hetconv_cli.measure.network import Network, meta_copy, prepare
+from hetconv_cli.measure.network import Network, prepare
 from hetconv_cli.measure.notes import CONVERTED, SQUEEZES, column_notes, plan_notes
 from hetconv_cli.measure.report import ConvertedMacs, FlopsReport, LayerReport, Macs, Ratio, VariantReport
 from hetconv_cli.measure.tally import Tally, add, by_layer, join, kinds_of
@@ -45,6 +47,7 @@ def analyze(
     *,
     se: bool | int = False,
     name: str | None = None,
+    pairs: bool = False,
     progress: Progress | None = None,
 ) -> FlopsReport:
     """Counts a network and its rewritten variants by equations, by torch's dispatcher, by thop, and as executed.
@@ -56,6 +59,7 @@ def analyze(
         compare: Of "dwc", "gwc" (groups: the first number in `p`, or 4) and "gwc:GROUPS".
         se: Squeeze-and-excitation after each new layer: True (reduction 16) or the reduction.
         name: Of the model, for the report; its class if None.
+        pairs: Take a depthwise + pointwise pair as one convolution, as `convert` does.
         progress: Called before each variant with what it is, how many are done, how many there are.
 
     Raises:
@@ -65,16 +69,20 @@ def analyze(
     Example:
         >>> report = analyze(torchvision.models.vgg16(), torch.randn(1, 3, 224, 224), p=[4])
         >>> report.variants[1].macs.dispatcher
-        5296603136
+        5296979968
     """
     network = prepare(lambda place: meta_copy(model) if place == "meta" else model, example)
     wishes = wishes_for(p, compare, se)
     spec = example if isinstance(example, ExampleSpec) else spec_of(example)
-    return analyze_network(network, wishes, name or type(model).__name__, spec, progress)
+    return analyze_network(network, wishes, name or type(model).__name__, spec, progress, pairs=pairs)
 
 
-def wishes_for(p: Iterable[object], compare: Iterable[str], se: bool | int = False) -> list[Wish]:
+def wishes_for(
+    p: Iterable[object], compare: Iterable[str], se: bool | int = False, groups: int | None = None
+) -> list[Wish]:
     """The variants that parts and comparisons ask for, in that order; with `se` the standard network with it first.
+
+    A bare "gwc" takes `groups`, or the first number in `p`, or 4.
 
     Raises:
         ArgumentError: a part or comparison that is none.
@@ -83,11 +91,11 @@ def wishes_for(p: Iterable[object], compare: Iterable[str], se: bool | int = Fal
     numbers = [wish.p for wish in parts if isinstance(wish.p, int)]
     wishes = [*([make_wish(variant="standard", se=se)] if se else []), *parts]
     for word in compare:
-        kind, colon, groups = word.partition(":")
+        kind, colon, number = word.partition(":")
         if kind == "dwc" and not colon:
             wishes.append(make_wish(variant="dwc", se=se))
         elif kind == "gwc":
-            chosen = parse_part(groups) if colon else (4 if len(numbers) != 1 else numbers[0])
+            chosen = parse_part(number) if colon else groups or next(iter(numbers), 4)
             if not isinstance(chosen, int):
                 raise ArgumentError(f"compare: expected dwc, gwc or gwc:GROUPS, got {word!r}")
             wishes.append(make_wish(variant="gwc", groups=chosen, se=se))
@@ -105,6 +113,7 @@ def analyze_network(
     *,
     skip_misfits: bool = False,
     saved: Plan | None = None,
+    pairs: bool = False,
 ) -> FlopsReport:
     """The report on a prepared network; see `analyze`. Variants that convert nothing are left out.
 
@@ -116,8 +125,11 @@ def analyze_network(
         progress: As in `analyze`.
         skip_misfits: Leave out parts that divide no layer's channels, where `analyze` raises ArgumentError.
         saved: A finished plan, counted as one more variant.
+        pairs: As in `analyze`.
     """
     candidates = find_candidates(network.model, network.trace)
+    if pairs:
+        candidates = with_pairs(candidates, network.model, network.inputs)
     requests = [request for wish in wishes if (request := _request(wish, candidates, skip_misfits))]
     if saved and saved.converted and (change := saved.converted[0].change):
         requests.append(Request(change.variant, None, None, saved))
@@ -184,6 +196,7 @@ class _Counter:
         rewritten = apply_plan(meta_copy(self.network.model), plan)
         counts, executed = self._count(rewritten, plan)
         names = [layer.name for layer in plan.converted]
+        replaced = [*names, *plan.absorbed]
         new = _over(counts.dispatcher, names)
         macs = _macs(analytic, counts.thop, counts.dispatcher, executed)
         params = _params(rewritten)
@@ -200,8 +213,8 @@ class _Counter:
             ratio=Ratio(
                 EQUATION[request.name],
                 ratio_by_equation(plan, self.network.trace),
-                _ratio(_over(analytic, names), _over(self.analytic, names)),
-                _ratio(new, _over(self.counts.dispatcher, names)),
+                _ratio(_over(analytic, names), _over(self.analytic, replaced)),
+                _ratio(new, _over(self.counts.dispatcher, replaced)),
             ),
             params=params,
             macs_reduced_pct=_reduced(macs.dispatcher, sum(self.counts.dispatcher.values())),
@@ -234,7 +247,7 @@ class _Counter:
 
         For networks whose calls depend on values: a rewritten detector finds other boxes, and so does other work.
         """
-        replaced = {layer.name for layer in plan.converted}
+        replaced = {layer.name for layer in plan.converted} | plan.absorbed
         total = Counts(
             *(
                 {n: macs for n, macs in tally.items() if n not in replaced}

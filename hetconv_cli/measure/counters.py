@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.hooks import RemovableHandle
 
 from hetconv_cli.convert.trace import Call, Shape, forward_pass
 from hetconv_cli.layers import HetConv2d
@@ -36,18 +37,61 @@ class Counts:
 def count(model: nn.Module, inputs: tuple[Any, ...]) -> Counts:
     """Both counters over ONE forward pass, so that both see the same calls; `model` is left as it was."""
     watched = copy.deepcopy(model)  # thop leaves buffers in what it profiles
-    with forward_pass(watched), _every_product_visible(), FlopCounterMode(display=False) as flops:
+    with forward_pass(watched), _every_product_visible(), _Dispatched(watched) as dispatched:
         total, _, layers = thop.profile(
             watched, inputs=inputs, custom_ops={HetConv2d: _thop_rule}, verbose=False, ret_layer_info=True
         )
-    return Counts(_exclusive(flops, model), _flatten(total, layers))
+    return Counts(dispatched.tally, _flatten(total, layers))
 
 
 def count_dispatched(model: nn.Module, inputs: tuple[Any, ...]) -> Tally:
     """The dispatcher alone."""
-    with forward_pass(model), _every_product_visible(), FlopCounterMode(display=False) as flops:
+    with forward_pass(model), _every_product_visible(), _Dispatched(model) as dispatched:
         model(*inputs)
-    return _exclusive(flops, model)
+    return dispatched.tally
+
+
+class _Dispatched:
+    """torch's FlopCounterMode, with what it counts written down for the module that is running, its children apart.
+
+    Its own account by module adds children to parents, and a module that several parents share to one of them only.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.tally: Tally = {}
+        self._names = {module: name for name, module in model.named_modules()}
+        self._running: list[nn.Module] = []
+        self._mode = FlopCounterMode(display=False)
+        self._counted = 0
+
+    def __enter__(self) -> "_Dispatched":
+        self._handles = [hook for module in self._names for hook in self._hooks(module)]
+        self._mode.__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._mode.__exit__(*exc)  # type: ignore[no-untyped-call]
+        for handle in self._handles:
+            handle.remove()
+
+    def _hooks(self, module: nn.Module) -> tuple[RemovableHandle, RemovableHandle]:
+        def enter(module: nn.Module, args: object) -> None:
+            self._settle()
+            self._running.append(module)
+
+        def leave(module: nn.Module, args: object, output: object) -> None:
+            self._settle()
+            self._running.pop()
+
+        return module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)
+
+    def _settle(self) -> None:
+        """What came up since the last change of module was done by the innermost one that is running."""
+        total = sum(self._mode.flop_counts["Global"].values())
+        new, self._counted = (total - self._counted) // 2, total
+        if new:
+            name = self._names[self._running[-1]] if self._running else ""
+            self.tally[name] = self.tally.get(name, 0) + new
 
 
 def replay(module: nn.Module, calls: Iterable[Call], *, thop: bool = True) -> Counts:
@@ -82,32 +126,6 @@ def _thop_rule(module: HetConv2d, inputs: tuple[Tensor, ...], output: Tensor) ->
     weights = module.weight_1x1.numel() + module.weight_ring.numel()
     total: Tensor = module.total_ops  # type: ignore[assignment]  # a buffer that thop registers
     total += torch.DoubleTensor([positions * weights])
-
-
-def _exclusive(flops: FlopCounterMode, model: nn.Module) -> Tally:
-    """MACs (half the FLOPs) by module name without those of its children."""
-    modules = dict(model.named_modules(remove_duplicate=False))
-    names = {module: name for name, module in model.named_modules()}
-    root = type(model).__name__
-    inclusive: Tally = {}
-    for path, operators in flops.get_flop_counts().items():
-        if path == root or path.startswith(f"{root}."):
-            name = names[modules[path[len(root) + 1 :]]]
-            inclusive[name] = sum(operators.values()) // 2
-    tally = dict(inclusive)
-    for name, macs in inclusive.items():
-        parent = _nearest_ancestor(name, inclusive)
-        if parent is not None:
-            tally[parent] -= macs
-    return {name: macs for name, macs in tally.items() if macs}
-
-
-def _nearest_ancestor(name: str, known: Tally) -> str | None:
-    while name:
-        name = name.rpartition(".")[0]
-        if name in known:
-            return name
-    return None
 
 
 def _flatten(total: float, layers: dict[str, Any], prefix: str = "") -> Tally:

@@ -1,11 +1,9 @@
 """A network ready to be counted: without real weights where it runs without, and its trace."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
@@ -73,17 +71,3 @@ def inputs_for(example: Any, place: Place) -> tuple[Any, ...]:
         return inputs
     moved: tuple[Any, ...] = _pytree.tree_map_only(Tensor, lambda tensor: tensor.to("meta"), inputs)
     return moved
-
-
-def meta_copy(model: nn.Module) -> nn.Module:
-    """A copy of `model` on the meta device; no weight is copied on the way."""
-    memo: dict[int, Any] = {id(buffer): _empty(buffer) for buffer in model.buffers()}
-    memo |= {id(weight): nn.Parameter(_empty(weight), weight.requires_grad) for weight in model.parameters()}
-    try:
-        return copy.deepcopy(model, memo=memo)
-    except Exception as error:
-        raise HetconvError(f"the model cannot be copied: {error}") from error
-
-
-def _empty(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor, device="meta")

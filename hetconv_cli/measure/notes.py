@@ -16,9 +16,14 @@ def column_notes(
     """One sentence for each column that is not the dispatcher's; none where they agree module by module."""
     sentences = []
     beyond = differences(thop, dispatcher, kinds)
-    more, less = {k: v for k, v in beyond.items() if v > 0}, {k: v for k, v in beyond.items() if v < 0}
+    products = {kinds.get(name, name) for name in dispatcher}
+    more = {kind: macs for kind, macs in beyond.items() if macs > 0 and kind not in products}
+    again = {kind: macs for kind, macs in beyond.items() if macs > 0 and kind in products}
+    less = {kind: macs for kind, macs in beyond.items() if macs < 0}
     if more:
         sentences.append(f"thop: {_listed(more)}: element-wise work that thop counts and the others do not")
+    if again:
+        sentences.append(f"thop: {_listed(again)}: thop counts a module that parents share once for each of them")
     if less:
         sentences.append(f"thop: {_listed(less)}: products outside of its module rules")
     missed = differences(analytic, dispatcher, kinds)
@@ -40,6 +45,12 @@ def plan_notes(plan: Plan) -> list[str]:
     if kept:
         listed = ", ".join(f"{count} with {reason}" for reason, count in kept.items())
         notes.append(f"kept: {listed}")
+    pairs = [layer for layer in plan.converted if layer.absorbs]
+    if pairs:
+        notes.append(
+            f"{len(pairs)} depthwise + pointwise pairs are one convolution each: ratios are to the pairs, and the"
+            " equation's is divided by equation (5)"
+        )
     grouped = [layer.geometry for layer in plan.converted if layer.change and layer.change.variant == "gwc"]
     uneven = [geometry for geometry in grouped if geometry.in_channels != geometry.out_channels]
     if uneven:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from hetconv_cli.convert.copying import meta_copy
 from hetconv_cli.convert.rewrite import apply_plan
 from hetconv_cli.measure.analytic import analytic_macs
 from hetconv_cli.measure.counters import replay
-from hetconv_cli.measure.network import Network, meta_copy
+from hetconv_cli.measure.network import Network
 from hetconv_cli.measure.tally import Tally
 from hetconv_cli.plan import Plan
 
@@ -45,7 +46,10 @@ def summarize(network: Network, plan: Plan) -> Summary:
     before, after = analytic_macs(network.model, network.trace), analytic_macs(network.model, network.trace, plan)
     old, new = _Params(network.model), _Params(rewritten)
 
+    absorbed = {layer.name: layer.absorbs for layer in plan.converted}
+
     def stage(name: str, layers: list[str], convs: int) -> Stage:
+        layers = [*layers, *(more for layer in layers for more in absorbed.get(layer, ()))]
         return Stage(name, convs, _over(before, layers), _over(after, layers), old.of(layers), new.of(layers))
 
     names = [layer.name for layer in plan.converted]

@@ -48,4 +48,4 @@ def differences(this: Mapping[str, int], that: Mapping[str, int], kinds: Mapping
 
 def kinds_of(model: nn.Module) -> dict[str, str]:
     """The class of each module, by name."""
-    return {name: type(module).__name__ for name, module in model.named_modules()}
+    return {name: type(module).__name__ for name, module in model.named_modules(remove_duplicate=False)}

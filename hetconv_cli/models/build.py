@@ -6,6 +6,7 @@ import torch
 
 from hetconv_cli.errors import ArgumentError
 from hetconv_cli.models.built import BuiltModel, Device
+from hetconv_cli.models.paper_models import build_paper_model
 from hetconv_cli.models.python_file import build_python_file
 from hetconv_cli.models.source import Source
 from hetconv_cli.models.timm_models import build_timm
@@ -15,6 +16,7 @@ __all__ = ["BuiltModel", "build"]
 
 _BUILDERS: dict[str, Callable[[str, str, Device], BuiltModel]] = {
     "torchvision": build_torchvision,
+    "paper": build_paper_model,
     "timm": build_timm,
     "file": build_python_file,
 }

@@ -1,7 +1,7 @@
-"""What is known of every torchvision model without importing torch: the table behind `hetconv list`.
+"""What is known of every model with a name without importing torch: the tables behind `hetconv list`.
 
-The table `torchvision.csv` is written by `tests/models/regenerate_catalog.py`, and a test holds it against
-torchvision.
+The tables `torchvision.csv` and `paper.csv` are written by `tests/models/regenerate_catalog.py`, and tests hold them
+against torchvision and the paper's networks.
 """
 
 import csv
@@ -19,10 +19,10 @@ COLUMNS = ("name", "task", "kind", "input", "conv2d", "convertible", "gmac", "pa
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """One torchvision model.
+    """One model.
 
     Attributes:
-        name: As in `torchvision.models.list_models()`.
+        name: As in `torchvision.models.list_models()`, or of one of the paper's networks.
         task: classification, quantized, detection, segmentation, video or optical_flow.
         example: The input at which `gmac` was counted.
         conv2d: Number of `nn.Conv2d` modules, auxiliary heads included.
@@ -45,7 +45,22 @@ class CatalogEntry:
 @cache
 def catalog() -> dict[str, CatalogEntry]:
     """All torchvision models by name, in alphabetical order."""
-    text = files("hetconv_cli.models").joinpath("torchvision.csv").read_text(encoding="utf-8")
+    return _read_table("torchvision.csv")
+
+
+@cache
+def paper_catalog() -> dict[str, CatalogEntry]:
+    """The paper's networks that are built here, by name, in alphabetical order."""
+    return _read_table("paper.csv")
+
+
+def known_models() -> dict[str, CatalogEntry]:
+    """All of torchvision's models, then the paper's networks."""
+    return catalog() | paper_catalog()
+
+
+def _read_table(file: str) -> dict[str, CatalogEntry]:
+    text = files("hetconv_cli.models").joinpath(file).read_text(encoding="utf-8")
     entries = (_read_row(row) for row in csv.DictReader(text.splitlines()))
     return {entry.name: entry for entry in entries}
 
@@ -64,8 +79,8 @@ def _read_row(row: dict[str, str]) -> CatalogEntry:
 
 
 def match(pattern: str) -> list[CatalogEntry]:
-    """The models whose name fits a shell pattern such as "resnet*", in alphabetical order."""
-    return [entry for name, entry in catalog().items() if fnmatch.fnmatchcase(name, pattern.lower())]
+    """The models whose name fits a shell pattern such as "resnet*": torchvision's, then the paper's."""
+    return [entry for name, entry in known_models().items() if fnmatch.fnmatchcase(name, pattern.lower())]
 
 
 def nearest(name: str, names: Iterable[str] | None = None, count: int = 3) -> list[str]:
@@ -73,10 +88,10 @@ def nearest(name: str, names: Iterable[str] | None = None, count: int = 3) -> li
 
     Args:
         name: What was typed.
-        names: Where to look; torchvision's names if None.
+        names: Where to look; torchvision's names and the paper's if None.
         count: At most so many.
     """
-    known = list(catalog() if names is None else names)
+    known = list(known_models() if names is None else names)
     typed = name.lower()
     found = difflib.get_close_matches(typed, known, n=count, cutoff=0.6)
     if found or not typed:

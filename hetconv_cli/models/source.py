@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from hetconv_cli.errors import ArgumentError
-from hetconv_cli.models.catalog import catalog, nearest
+from hetconv_cli.models.catalog import catalog, nearest, paper_catalog
 
 _PYTHON_FILE = re.compile(r"(?P<path>.*\.py)(:(?P<attribute>.*))?", re.DOTALL)
 _WEIGHT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
@@ -17,11 +17,12 @@ class Source:
     """Where a model comes from.
 
     Attributes:
-        kind: "torchvision", "timm", "file" (a user's Python file) or "checkpoint" (written by `hetconv convert`).
-        name: torchvision's or timm's name, "path.py:callable", or the path of the checkpoint.
+        kind: "torchvision", "paper" (its networks, built here), "timm", "file" (a user's Python file) or "checkpoint"
+            (written by `hetconv convert`).
+        name: torchvision's, the paper's or timm's name, "path.py:callable", or the path of the checkpoint.
     """
 
-    kind: Literal["torchvision", "timm", "file", "checkpoint"]
+    kind: Literal["torchvision", "paper", "timm", "file", "checkpoint"]
     name: str
 
     def __str__(self) -> str:
@@ -43,12 +44,13 @@ def resolve(model: str) -> Source:
     """Find out what a MODEL argument names.
 
     Args:
-        model: A torchvision name, "timm/NAME", "path/to/file.py:callable", or a checkpoint of `hetconv convert`.
+        model: A torchvision name, one of the paper's networks, "timm/NAME", "path/to/file.py:callable", or a
+            checkpoint of `hetconv convert`.
 
     Raises:
         ArgumentError: If it is none of these, or the file is not there.
     """
-    for read in (_read_timm, _read_python_file, _read_checkpoint, _read_torchvision):
+    for read in (_read_timm, _read_python_file, _read_checkpoint, _read_torchvision, _read_paper):
         source = read(model)
         if source is not None:
             return source
@@ -86,6 +88,10 @@ def _read_checkpoint(model: str) -> Source | None:
 
 def _read_torchvision(model: str) -> Source | None:
     return Source("torchvision", model.lower()) if model.lower() in catalog() else None
+
+
+def _read_paper(model: str) -> Source | None:
+    return Source("paper", model.lower()) if model.lower() in paper_catalog() else None
 
 
 def _require_file(path: Path, model: str) -> None:

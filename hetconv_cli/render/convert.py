@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from hetconv_cli.measure.summary import Stage, Summary
-from hetconv_cli.plan import Plan
+from hetconv_cli.plan import LayerPlan, Plan
 from hetconv_cli.render.numbers import count, percent
 from hetconv_cli.render.table import Table, to_csv
 
@@ -16,6 +16,7 @@ _FEW_NAMES = 6
 def convert_json(model: str, plan: Plan, summary: Summary, output: str | None, weights: str) -> dict[str, Any]:
     """The documented structure. `p` and `arrangement` are null where layers differ; the plan tells of each."""
     changes = [layer.change for layer in plan.converted if layer.change]
+    pairs = [layer for layer in plan.converted if layer.absorbs]
     return {
         "schema": SCHEMA,
         "model": model,
@@ -28,6 +29,7 @@ def convert_json(model: str, plan: Plan, summary: Summary, output: str | None, w
         "converted": [layer.name for layer in plan.converted],
         "kept": [{"name": layer.name, "reason": layer.reason} for layer in plan.kept],
         "remarks": [{"name": layer.name, "remark": layer.remark} for layer in plan.converted if layer.remark],
+        **({"pairs": [_pair(layer) for layer in pairs]} if pairs else {}),
         "params": {"before": summary.total.params_before, "after": summary.total.params_after},
         "macs": {"before": summary.total.macs_before, "after": summary.total.macs_after},
         "converted_macs": {"analytic": summary.converted_macs, "executed": summary.executed},
@@ -103,6 +105,9 @@ def _below(plan: Plan, summary: Summary) -> list[str]:
         if layer.remark:
             by_reason[f"converted, {layer.remark}"].append(layer.name)
     lines = [f"  {_label(reason)}{_few(names)} ({reason})" for reason, names in by_reason.items()]
+    pairs = [f"{layer.name} + {layer.absorbs[-1]}" for layer in plan.converted if layer.absorbs]
+    if pairs:
+        lines.append(f"  pairs taken as one convolution each ({len(pairs)}): {_few(pairs)}")
     more = summary.executed - summary.converted_macs
     if more:
         lines.append(
@@ -110,6 +115,10 @@ def _below(plan: Plan, summary: Summary) -> list[str]:
             f" for {count(summary.converted_macs)} on paper ({percent(summary.executed, summary.converted_macs)})"
         )
     return lines
+
+
+def _pair(layer: LayerPlan) -> dict[str, Any]:
+    return {"depthwise": layer.name, "pointwise": layer.absorbs[-1], "absorbs": list(layer.absorbs)}
 
 
 def _label(reason: str) -> str:

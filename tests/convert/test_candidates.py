@@ -20,7 +20,9 @@ def obstacle(module: nn.Module) -> str | None:
 
 
 def test_every_convolution_is_found_in_the_networks_order_and_nothing_else():
-    model = nn.Sequential(conv(), nn.Sequential(nn.Linear(2, 2), conv(), nn.ConvTranspose2d(8, 8, 3)), nn.Conv1d(8, 8, 3))
+    model = nn.Sequential(
+        conv(), nn.Sequential(nn.Linear(2, 2), conv(), nn.ConvTranspose2d(8, 8, 3)), nn.Conv1d(8, 8, 3)
+    )
     model.append(conv())
     assert [candidate.name for candidate in find_candidates(model)] == ["0", "1.1", "3"]
 

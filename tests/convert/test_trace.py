@@ -57,9 +57,6 @@ def test_a_module_that_is_not_called_is_not_in_the_trace():
 
 
 def test_keyword_inputs_are_seen():
-    def forward(self, x):
-        return self.m(key=x, query=self.c(input=x)[:, :, 0, 0].unsqueeze(1), value=x)[0]
-
     model = Net(lambda self, x: self.c(input=x), c=conv())
     assert trace(model, (image(),)).calls == (Call("c", ((2, 8, 6, 6),), (2, 8, 6, 6)),)
 
@@ -134,7 +131,9 @@ def test_a_model_that_does_not_run_is_one_line_and_is_left_as_it_was():
     assert not hasattr(model[0](image()), "_hetconv_concatenated")  # nobody follows any more
 
 
-@pytest.mark.parametrize(("error", "said"), [(ValueError("first\nsecond"), "ValueError: first"), (KeyError(), "KeyError")])
+@pytest.mark.parametrize(
+    ("error", "said"), [(ValueError("first\nsecond"), "ValueError: first"), (KeyError(), "KeyError")]
+)
 def test_only_the_first_line_of_a_models_own_error_is_told(error, said):
     def forward(self, x):
         raise error
@@ -172,6 +171,7 @@ def test_a_network_without_one_has_none():
         lambda x: torch.concatenate((x, x), 1),
         lambda x: torch.hstack((x, x)),
     ],
+    ids=["dim", "negative", "axis", "keywords", "concat", "concatenate", "hstack"],
 )
 def test_every_way_to_concatenate_channels_is_seen(cat):
     assert reads(lambda self, x: x, cat)
@@ -201,6 +201,10 @@ def test_a_concatenation_along_another_dimension_is_none(dim):
         lambda self, x: F.relu(input=x),
         lambda self, x: torch.cat((x, x), 0),
     ],
+    ids=[
+        *("batch_norm", "batch_norm_relu", "inplace", "max_pool", "avg_pool", "adaptive", "interpolate", "dropout"),
+        *("plus_one", "plus_tensor", "arithmetic", "pad", "methods", "keyword", "batches_joined"),
+    ],
 )
 def test_it_is_followed_through_what_keeps_channels_apart(between):
     assert reads(between, bn=nn.BatchNorm2d(16), relu=nn.ReLU(inplace=True), drop=nn.Dropout2d())
@@ -217,6 +221,7 @@ def test_it_is_followed_through_what_keeps_channels_apart(between):
         lambda self, x: x[:, :8].repeat(1, 2, 1, 1)[:, :16].flatten(1).view(2, 16, 6, 6),
         lambda self, x: torch.einsum("nchw,cd->ndhw", x, torch.ones(16, 16)),
     ],
+    ids=["conv", "transposed", "functional", "flatten", "linear", "slice_flatten", "einsum"],
 )
 def test_it_ends_where_channels_are_mixed_or_flattened(between):
     mixing = {"mix": nn.Conv2d(16, 16, 1), "up": nn.ConvTranspose2d(16, 16, 2), "lin": nn.Linear(576, 144)}

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hetconv_cli.arrangement import Arrangement, members
+from hetconv_cli.arrangement import Arrangement, classes, members
 from hetconv_cli.geometry import Geometry
 
 Order = tuple[int, ...]
@@ -44,3 +44,9 @@ def make_spec(geometry: Geometry, p: int, arrangement: Arrangement) -> HetConvSp
         group_filters=None if in_order else tuple(group_filters),
         positions=None if in_order else tuple(position[n] for n in range(geometry.out_channels)),
     )
+
+
+def own_channels(spec: HetConvSpec) -> list[list[int]]:
+    """For each filter the channels of its class, ascending: those on which it has K x K kernels."""
+    channels = members(spec.geometry.in_channels, spec.p, spec.arrangement)
+    return [channels[of] for of in classes(spec.geometry.out_channels, spec.p, spec.arrangement)]

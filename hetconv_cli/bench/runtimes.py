@@ -1,0 +1,133 @@
+"""What runs a network: torch eagerly, torch.compile, ONNX Runtime, OpenVINO. Each opens to a call, and closes again."""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from hetconv_cli.bench.clock import Call
+from hetconv_cli.errors import ArgumentError
+from hetconv_cli.export.onnx_file import export_onnx
+from hetconv_cli.models.example import ExampleSpec
+
+Runtime = Literal["torch", "compile", "onnxruntime", "openvino"]
+RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A network in a runtime, ready to be opened; `outputs` runs it once, `name` says in which form it runs."""
+
+    name: str
+    open: Callable[[], contextlib.AbstractContextManager[Call]]
+    outputs: Callable[[], list[Tensor]]
+
+
+def check_runtime(runtime: Runtime, device: Device) -> None:
+    """Raises ArgumentError where `runtime` cannot run here, and says why."""
+    if runtime == "openvino" and find_spec("openvino") is None:
+        raise ArgumentError("runtime openvino needs OpenVINO: pip install 'hetconv-cli[openvino]'")
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise ArgumentError("--device cuda: torch sees no CUDA GPU here")
+        if runtime in ("onnxruntime", "openvino"):
+            raise ArgumentError(
+                f"runtime {runtime} is measured on the CPU only: --device cpu, or --runtime torch,compile"
+            )
+
+
+def torch_forms(model: nn.Module, example: ExampleSpec, device: Device, *, compiled: bool) -> list[Form]:
+    """The network in torch: as it is, and in channels_last where its inputs are images. The faster one counts."""
+    layouts = [torch.contiguous_format]
+    if example.kind == "tensors" and all(len(shape) == 4 for shape in example.shapes):
+        layouts.append(torch.channels_last)
+    return [_torch_form(model, example, device, layout, compiled=compiled) for layout in layouts]
+
+
+def _torch_form(
+    model: nn.Module, example: ExampleSpec, device: Device, layout: torch.memory_format, *, compiled: bool
+) -> Form:
+    own = copy.deepcopy(model).to(device).eval()
+    inputs = example.make(device=device)
+    if layout is torch.channels_last:
+        own = own.to(memory_format=layout)
+        inputs = tuple(tensor.contiguous(memory_format=layout) for tensor in inputs)
+    run = torch.compile(own, options={"freezing": True}) if compiled else own
+
+    def call() -> Any:
+        with torch.no_grad():
+            return run(*inputs)
+
+    @contextlib.contextmanager
+    def opened() -> Iterator[Call]:
+        yield call if device == "cpu" else _synchronised(call)
+
+    name = "channels_last" if layout is torch.channels_last else "contiguous"
+    return Form(name, opened, lambda: tensors_in(call()))
+
+
+def _synchronised(call: Call) -> Call:
+    def run() -> None:
+        call()
+        torch.cuda.synchronize()
+
+    return run
+
+
+def onnxruntime_form(file: Path, example: ExampleSpec, threads: int) -> Form:
+    """The network in ONNX Runtime on the CPU; its session lives only while it is open."""
+    import onnxruntime
+
+    feeds = [tensor.numpy() for tensor in example.make()]
+
+    @contextlib.contextmanager
+    def opened() -> Iterator[Call]:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        named = dict(zip((node.name for node in session.get_inputs()), feeds, strict=True))
+        yield lambda: session.run(None, named)
+
+    def outputs() -> list[Tensor]:
+        with opened() as call:
+            return [torch.from_numpy(array) for array in call()]  # type: ignore[attr-defined]  # a list of arrays
+
+    return Form("onnx", opened, outputs)
+
+
+def openvino_form(file: Path, example: ExampleSpec, threads: int) -> Form:
+    """The network in OpenVINO on the CPU, from the same ONNX file."""
+    import openvino
+
+    feeds = [tensor.numpy() for tensor in example.make()]
+
+    @contextlib.contextmanager
+    def opened() -> Iterator[Call]:
+        core = openvino.Core()
+        settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        request = core.compile_model(core.read_model(str(file)), "CPU", settings).create_infer_request()
+        yield lambda: request.infer(feeds, share_inputs=True)
+
+    def outputs() -> list[Tensor]:
+        with opened() as call:
+            return [torch.from_numpy(array.copy()) for array in call().values()]  # type: ignore[attr-defined]
+
+    return Form("onnx", opened, outputs)
+
+
+def write_onnx(model: nn.Module, file: Path, example: ExampleSpec) -> None:
+    """The network as ONNX for a runtime; bench compares outputs itself, so no proof is made here."""
+    export_onnx(model, file, example, dynamic_batch=False, verify=False)
+
+
+def tensors_in(output: Any) -> list[Tensor]:
+    """The tensors of a model's output, in order."""
+    leaves = torch.utils._pytree.tree_leaves(output)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
