@@ -90,6 +90,8 @@ def convert(
         raise ArgumentError(f"{model} is converted already: name the network that it came from")
     wish = make_wish(p, arrangement=arrangement.value if arrangement else None, variant=variant.value, se=se)
     limit = Limit.of(budget, latency_budget, max_error, plan_file, config)
+    if limit and pairs:
+        raise ArgumentError("--pairs and a budget do not go together: leave one of them out")
     rules = _rules(config, wish)
     pictures = ImageOptions(calibrate, images, mean, std, size, seed)
     pictures.files()  # what is wrong with them shall be said before anything is built

@@ -113,7 +113,7 @@ def convert(
     if calibration is None:
         return Conversion(new_model, plan, spec)
     samples = read_samples(calibration, model, spec)
-    report = calibrate(model, new_model, plan, samples, seed=seed, memory=memory)
+    report = calibrate(watched, new_model, plan, samples, seed=seed, memory=memory)
     return Conversion(new_model, plan, spec, f"the given model's, calibrated on {report.images} images", report)
 
 

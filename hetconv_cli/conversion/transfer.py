@@ -83,7 +83,7 @@ def one_convolution(
         kernels = kernels * scale[:, None, None]
     dense.weight.copy_(kernels)
     if dense.bias is not None and pointwise.bias is not None:
-        dense.bias.copy_(pointwise.bias + mixing @ shift if transfer == "center" else pointwise.bias)
+        dense.bias.copy_(pointwise.bias + mixing @ shift if transfer != "fresh" else pointwise.bias)
     return dense
 
 

@@ -38,6 +38,11 @@ def check_can_be_calibrated(plan: Plan) -> None:
                 f"transfer 'calibrated' is for HetConv layers alone, but {layer.name or 'the model'} becomes"
                 f" {layer.change}: use transfer 'center' and train"
             )
+        if layer.absorbs:
+            raise ArgumentError(
+                f"transfer 'calibrated' takes one convolution at a time, but {layer.name} stands for a pair: leave out"
+                " pairs, or use transfer 'center' and train"
+            )
 
 
 def calibrate(
@@ -210,15 +215,14 @@ class _Work:
 
 def _order(original: nn.Module, converted: nn.Module, samples: Samples) -> tuple[list[str], dict[str, int]]:
     """The HetConv2d and the BatchNorms behind them, in the order of their first calls; and how often each is called."""
-    watched = (HetConv2d, nn.modules.batchnorm._BatchNorm)
-    names = {name for name, module in converted.named_modules() if isinstance(module, watched)}
-    with Recorder(converted, names) as recorder:
+    watched = [n for n, module in converted.named_modules() if isinstance(module, HetConv2d) or has_statistics(module)]
+    with Recorder(converted, watched) as recorder:
         converted(*samples.chunks[0].inputs)
     calls: dict[str, int] = {}
     for call in recorder.calls:
         module = converted.get_submodule(call.module)
         is_layer = isinstance(module, HetConv2d)
-        if call.module in calls or is_layer or (calls and has_statistics(module)):
+        if is_layer or calls:  # a BatchNorm before all of them reads what it always read
             calls[call.module] = calls.get(call.module, 0) + 1
     return list(calls), calls
 

@@ -60,8 +60,8 @@ def test_the_part_chosen_fits_the_errors_that_are_allowed():
 
 def test_the_training_loop_of_the_docs_brings_accuracy_back():
     text = DOCS.read_text("utf-8")
-    names: dict[str, Any] = {}
-    exec(re.search(r"```python\n(import torch\nimport hetconv_cli.*?)```", text, re.DOTALL)[1], names)
+    names: dict[str, Any] = {"torch": torch, "hc": hc}
+    exec(re.search(r"```python\n(def distill.*?)```", text, re.DOTALL)[1], names)
     images, _ = data.digits()
     batches = images[: data.TRAINED_ON].split(64)
     untrained = hc.convert(data.trained(), p=8, calibration=batches).model
