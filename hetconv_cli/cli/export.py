@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hetconv_cli.cli import output
-from hetconv_cli.cli.options import MODEL_HELP, Debug, Force, Format, FormatOption, Input, Json, Seed, complete_model
+from hetconv_cli.cli.options import (
+    MODEL_HELP,
+    Debug,
+    Force,
+    Format,
+    FormatOption,
+    Input,
+    Json,
+    Original,
+    Seed,
+    complete_model,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,12 +44,7 @@ def export(
     weights: Annotated[
         str, typer.Option("--weights", metavar="none|DEFAULT|NAME|FILE", help="Weights for a MODEL that is a name.")
     ] = "none",
-    original: Annotated[
-        str | None,
-        typer.Option(
-            "--source", metavar="FILE.py:CALLABLE", help="The network of a converted file, if it is your own."
-        ),
-    ] = None,
+    original: Original = None,
     input: Input = None,
     opset: Annotated[int | None, typer.Option("--opset", help="[default: 18]")] = None,
     static_batch: Annotated[bool, typer.Option("--static-batch", help="Fix the batch size at the input's.")] = False,

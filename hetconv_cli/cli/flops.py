@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hetconv_cli.cli import output
-from hetconv_cli.cli.options import Debug, Force, Format, FormatOption, Input, Json, Model, Pairs, Se, UnitChoice
+from hetconv_cli.cli.options import (
+    Debug,
+    Force,
+    Format,
+    FormatOption,
+    Input,
+    Json,
+    Model,
+    Original,
+    Pairs,
+    Se,
+    UnitChoice,
+)
 
 if TYPE_CHECKING:
     from hetconv_cli.measure.report import FlopsReport
@@ -28,6 +40,7 @@ def flops(
     ] = "",
     se: Se = False,
     pairs: Pairs = False,
+    original: Original = None,
     input: Input = None,
     per_layer: Annotated[
         bool, typer.Option("--per-layer", help="A row for each Conv2d of the standard network.")
@@ -53,14 +66,22 @@ def flops(
     if plot is not None:
         check_plot_target(plot)
         check_target(plot, overwrite=force)
-    report = _count(source, p, compare, se, input, pairs)
+    report = _count(source, original, p, compare, se, input, pairs)
     if plot is not None:
         plot_flops(report, plot, unit.value)
         output.talk(f"wrote {plot}")
     _write(report, Format.json if json else format, unit, per_layer)
 
 
-def _count(source: "Source", p: str | None, compare: str, se: bool, input: str | None, pairs: bool) -> "FlopsReport":
+def _count(
+    source: "Source",
+    original: str | None,
+    p: str | None,
+    compare: str,
+    se: bool,
+    input: str | None,
+    pairs: bool,
+) -> "FlopsReport":
     from hetconv_cli.conversion.checkpoint import original_of
     from hetconv_cli.measure.analyze import analyze_network, wishes_for
     from hetconv_cli.measure.network import open_source
@@ -69,7 +90,7 @@ def _count(source: "Source", p: str | None, compare: str, se: bool, input: str |
     wishes = wishes_for(parts, [word for word in compare.split(",") if word], se, groups=4 if p is None else None)
     saved = None
     if source.kind == "checkpoint":
-        source, saved = original_of(source)
+        source, saved = original_of(source, original)
     with output.progress(source.label) as progress:
         progress("tracing", 0, len(wishes) + 1)
         network, example = open_source(source, input)
@@ -88,8 +109,8 @@ def _write(report: "FlopsReport", format: Format, unit: UnitChoice, per_layer: b
         output.data((layers_csv if per_layer else flops_csv)(report, unit.value))
     else:
         tables = [flops_table(report, unit.value), *([layers_table(report, unit.value)] if per_layer else [])]
-        for table in tables:
-            if format is Format.markdown:
-                output.data(to_markdown(table))
-            else:
+        if format is Format.markdown:
+            output.data("\n".join(map(to_markdown, tables)))
+        else:
+            for table in tables:
                 output.table(table)

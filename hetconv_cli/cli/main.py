@@ -16,7 +16,6 @@ from hetconv_cli.cli.sweep import sweep
 from hetconv_cli.errors import HetconvError
 
 INTERRUPTED = 130
-BROKEN_PIPE = 141  # what a shell reports of a program that a closed pipe ended
 
 # Typer brings its own click, older ones import it; the class is the same in name.
 _UsageError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -65,16 +64,12 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         status = app(arguments, prog_name="hetconv", standalone_mode=False) or 0
         if status == INTERRUPTED:  # Typer has caught the interruption, and says nothing
             raise KeyboardInterrupt
-        sys.stdout.flush()
     except HetconvError as error:
         status = _failed(str(error), error, error.exit_status, arguments)
     except _UsageError as error:
         status = _failed(_one_sentence(error), error, 2, arguments)
     except (KeyboardInterrupt, typer.Abort) as error:
         status = _failed("interrupted; nothing was written", error, INTERRUPTED, arguments)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
-        status = BROKEN_PIPE
     except MemoryError as error:
         status = _failed("out of memory: choose a smaller --input", error, 1, arguments)
     sys.exit(status)

@@ -51,6 +51,10 @@ MODEL_HELP = (
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=complete_model, show_default=False)
 ]
+Original = Annotated[
+    str | None,
+    typer.Option("--source", metavar="FILE.py:CALLABLE", help="The network of a file made from your own code."),
+]
 Input = Annotated[
     str | None,
     typer.Option("--input", metavar="1x3x224x224", help="Input size; 224 or 224x320 for height and width only."),

@@ -13,9 +13,17 @@ from hetconv_cli.render.table import Table, to_text
 Progress = Callable[[str, int, int], None]
 
 
+BROKEN_PIPE = 141  # what a shell reports of a program that a closed pipe ended
+
+
 def data(text: str) -> None:
-    """Writes a report to stdout."""
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    """Writes a report to stdout; a reader that has left ends the program silently."""
+    try:
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
+        raise SystemExit(BROKEN_PIPE) from None
 
 
 def json_data(structure: dict[str, Any]) -> None:

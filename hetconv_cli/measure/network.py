@@ -53,7 +53,7 @@ def open_source(source: Source, input_size: str | None = None) -> tuple[Network,
         HetconvError: the model cannot be built, or does not run.
     """
     on_meta = build(source, device="meta")
-    example = parse_input(input_size, like=on_meta.example) if input_size else on_meta.example
+    example = parse_input(input_size, like=on_meta.example) if input_size is not None else on_meta.example
     return prepare(lambda place: on_meta.model if place == "meta" else build(source).model, example), example
 
 
