@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hetconv_cli.convert.checkpoint import load, save
     from hetconv_cli.convert.conversion import Conversion, convert
+    from hetconv_cli.convert.fuse import fuse
     from hetconv_cli.errors import ArgumentError, HetconvError, NotProvenError
     from hetconv_cli.export.onnx_file import export_onnx
     from hetconv_cli.layers import DepthwisePointwise, GroupwisePointwise, HetConv2d
@@ -30,6 +31,7 @@ _HOMES = {
     "analyze": "measure.analyze",
     "convert": "convert.conversion",
     "export_onnx": "export.onnx_file",
+    "fuse": "convert.fuse",
     "hetconv2d": "ops.hetconv2d",
     "load": "convert.checkpoint",
     "save": "convert.checkpoint",
@@ -49,6 +51,7 @@ __all__ = [
     "analyze",
     "convert",
     "export_onnx",
+    "fuse",
     "hetconv2d",
     "load",
     "save",

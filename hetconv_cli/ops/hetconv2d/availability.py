@@ -23,8 +23,10 @@ def why_not_triton(device: torch.device | None, dtype: torch.dtype | None) -> st
         return "the package triton is not installed (pip install triton; Linux only)"
     if dtype is not None and dtype not in DTYPES:
         return f"it computes in float16, bfloat16 or float32, got {_name(dtype)}"
-    if device is None or (device.type == "cpu" and INTERPRETED):
+    if device is None:
         return None
+    if device.type == "cpu" and INTERPRETED:
+        return "Triton's interpreter cannot multiply bfloat16" if dtype == torch.bfloat16 else None
     if device.type != "cuda":
         return f"it needs an NVIDIA GPU, and the tensors are on {device.type}"
     if torch.version.hip is not None:

@@ -71,7 +71,8 @@ def layout_of(spec: HetConvSpec) -> Layout:
 def compute_dtype(input: Tensor) -> torch.dtype:
     """What a convolution of `input` would compute in: autocast's type where that is on."""
     kind = input.device.type
-    return torch.get_autocast_dtype(kind) if _autocasts(kind) and input.dtype.is_floating_point else input.dtype
+    casts = _autocasts(kind) and input.dtype.is_floating_point and input.dtype != torch.float64  # as autocast does
+    return torch.get_autocast_dtype(kind) if casts else input.dtype
 
 
 def check_dtypes(input: Tensor, weight_1x1: Tensor) -> None:

@@ -15,7 +15,7 @@ PROGRAMS = 528  # of one launch, wanted: four for each of a Hopper GPU's 132 mul
 
 
 def ceil_div(a: int, b: int) -> int:
-    """a / b, rounded up."""
+    """The quotient a / b, rounded up."""
     return -(-a // b)
 
 

@@ -36,7 +36,7 @@ def pack_transposed(packed: Tensor, layout: Layout) -> Tensor:
     """The packed weights [M, width] of `layout.transposed()`, for the input gradient, from those of `layout`."""
     back = layout.transposed()
     taps = layout.taps - 1
-    ring, dense = packed.split((layout.ring_width, layout.inputs), dim=1)
+    ring, dense = torch.split(packed, [layout.ring_width, layout.inputs], dim=1)
     filters = ring.view(layout.outputs, taps, layout.ring)
     if layout.outputs != layout.groups * layout.rows:
         filters = _filled_groups(filters, layout)
@@ -68,9 +68,10 @@ def _firsts(of_class: Tensor, layout: Layout) -> Tensor:
 def in_class_order(tensor: Tensor, p: int) -> Tensor:
     """Channels (dimension 1) of a shifted layer, m = c + p i, in class order; images stay channels_last."""
     if tensor.dim() == 2:
-        return tensor.unflatten(1, (-1, p)).transpose(1, 2).flatten(1)
-    by_pixel = tensor.permute(0, 2, 3, 1)
-    return by_pixel.unflatten(3, (-1, p)).transpose(3, 4).flatten(3).permute(0, 3, 1, 2)
+        return tensor.reshape(len(tensor), tensor.shape[1] // p, p).transpose(1, 2).flatten(1)
+    batch, channels, height, width = tensor.shape
+    by_pixel = tensor.permute(0, 2, 3, 1).reshape(batch, height, width, channels // p, p)
+    return by_pixel.transpose(3, 4).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def filter_places(count: int, p: int, device: torch.device) -> Tensor:

@@ -155,7 +155,8 @@ def _pixels(image: Tensor) -> int:
 
 def _precision(tensor: Tensor) -> str:
     """Of float32 products: what the caller allows cuDNN's convolutions (`torch.backends.cudnn.conv`)."""
-    return "tf32" if tensor.is_cuda and torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"
+    allowed: str = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+    return "tf32" if tensor.is_cuda and allowed == "tf32" else "ieee"
 
 
 def _on(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
