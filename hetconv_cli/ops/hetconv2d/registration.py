@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hetconv_cli.errors import ArgumentError
+from hetconv_cli.errors import ArgumentError, HetconvError
 from hetconv_cli.geometry import Geometry, Size
 from hetconv_cli.ops.hetconv2d.layout import Layout, Tile, choose_gradient_tile, choose_shares, choose_tile
 from hetconv_cli.ops.hetconv2d.measured import lookup
@@ -204,6 +204,13 @@ def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return dx, dw, db, *(None for _ in Numbers._fields)
 
 
+def _refuse(ctx: Any, *gradients: Tensor) -> None:
+    raise HetconvError(
+        "the fused kernel's gradient and its inference form have no gradient of their own; "
+        "implementation='grouped' has one of every order"
+    )
+
+
 for name, kernel, shape in (
     ("fused", _fused, _fused_shape),
     ("fused_inference", _fused_inference, _fused_inference_shape),
@@ -212,4 +219,6 @@ for name, kernel, shape in (
 ):
     torch.library.impl(f"hetconv::{name}", ("cuda", "cpu"), kernel)
     torch.library.register_fake(f"hetconv::{name}", shape)
+for name in ("fused_inference", "fused_input_gradient", "fused_weight_gradient"):
+    torch.library.register_autograd(f"hetconv::{name}", _refuse)
 torch.library.register_autograd("hetconv::fused", _gradients, setup_context=_remember)
