@@ -177,6 +177,14 @@ class Layer:
         return list(dict.fromkeys([default, *chosen]))[: 24 if self.job.wide else 7]
 
 
+def limit_us(shape: Shape, p: int, *, size: int = 2, flops: float = 790e12, bytes_s: float = 4.3e12) -> float:
+    """The roofline of docs/gpu.md: nothing computes a layer in less, every tensor moved once."""
+    out = ceil_div(shape.side, shape.stride)
+    weights = shape.n * (shape.m * 9 // p + shape.m - shape.m // p)
+    moved = size * (BATCH * shape.side**2 * shape.m + BATCH * out**2 * shape.n + weights)
+    return 1e6 * max(2 * BATCH * out**2 * weights / flops, moved / bytes_s)
+
+
 def last(image: Tensor) -> Tensor:
     return image.contiguous(memory_format=torch.channels_last)
 
@@ -354,6 +362,8 @@ def one_layer(job: Job) -> dict[str, Any]:
             row[name] = {"error": error(call(x), exact)} | timed(call, images)
         except Exception as problem:
             row[name] = {"error": float("nan"), "us": float("nan"), "problem": first_line(problem)}
+    if job.dtype in ("bf16", "fp16"):
+        row["limit_us"] = {"standard": limit_us(job.shape, 1), "hetconv": limit_us(job.shape, job.p)}
     row["tiles"] = []
     for tile in layer.tiles():
         entry: dict[str, Any] = {"tile": asdict(tile)}
