@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hetconv_cli.conversion.checkpoint import load, save
     from hetconv_cli.conversion.convert import Conversion, convert
+    from hetconv_cli.conversion.fuse import fuse
     from hetconv_cli.errors import ArgumentError, HetconvError, NotProvenError
     from hetconv_cli.export.onnx_file import export_onnx
     from hetconv_cli.layers import DepthwisePointwise, GroupwisePointwise, HetConv2d
@@ -32,6 +33,7 @@ _HOMES = {
     "choose_parts": "measure.choice",
     "convert": "conversion.convert",
     "export_onnx": "export.onnx_file",
+    "fuse": "conversion.fuse",
     "hetconv2d": "ops.hetconv2d",
     "load": "conversion.checkpoint",
     "save": "conversion.checkpoint",
@@ -52,6 +54,7 @@ __all__ = [
     "choose_parts",
     "convert",
     "export_onnx",
+    "fuse",
     "hetconv2d",
     "load",
     "save",

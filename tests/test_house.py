@@ -115,6 +115,11 @@ def test_only_the_command_line_knows_typer_and_prints():
     assert offenders(lambda file: floor_of(file) != "cli" and knows_or_prints(file)) == {}
 
 
+def test_only_the_kernels_know_triton():
+    know = offenders(lambda file: sorted(name for name in imports_of(file) if top_level({name}) == {"triton"}))
+    assert list(know) == ["ops/hetconv2d/triton_kernels.py"]
+
+
 def test_every_file_can_be_read_in_one_sitting():
     lines = {file: len(file.read_text("utf-8").splitlines()) for file in FILES}
     assert offenders(lambda file: lines[file] if lines[file] > LONGEST_FILE else 0) == {}

@@ -114,8 +114,9 @@ class HetConv2d(nn.Module):
         return api.run(input, self.weight_1x1, self.weight_ring, self.bias, self.spec, self.implementation)
 
     def choice(self) -> Choice:
-        """Which implementation serves this layer, and why."""
-        return api.choose_implementation(self.implementation)
+        """Which implementation serves this layer where its weights are and in their dtype, and why."""
+        weight = self.weight_1x1
+        return api.choose_implementation(self.implementation, spec=self.spec, device=weight.device, dtype=weight.dtype)
 
     @torch.no_grad()
     def dense_weight(self) -> Tensor:

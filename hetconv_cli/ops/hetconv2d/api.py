@@ -3,17 +3,31 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from hetconv_cli.arrangement import Arrangement
+from hetconv_cli.errors import ArgumentError
 from hetconv_cli.geometry import PaddingMode
 from hetconv_cli.ops.hetconv2d import validation
+from hetconv_cli.ops.hetconv2d.availability import architecture, why_not_triton
+from hetconv_cli.ops.hetconv2d.fused import (
+    check_dtypes,
+    compute_dtype,
+    hetconv2d_triton,
+    hetconv2d_triton_inference,
+    pack_weights,
+)
 from hetconv_cli.ops.hetconv2d.grouped import hetconv2d_grouped
+from hetconv_cli.ops.hetconv2d.measured import lookup
 from hetconv_cli.ops.hetconv2d.reference import hetconv2d_reference
 from hetconv_cli.ops.hetconv2d.spec import HetConvSpec
 
-Implementation = Literal["auto", "reference", "grouped"]
+Implementation = Literal["auto", "reference", "grouped", "triton"]
 IMPLEMENTATIONS: tuple[Implementation, ...] = get_args(Implementation)
+
+
+SERVING = {"reference": hetconv2d_reference, "grouped": hetconv2d_grouped, "triton": hetconv2d_triton}
 
 
 @dataclass(frozen=True)
@@ -24,16 +38,49 @@ class Choice:
     reason: str
 
 
-def choose_implementation(asked: Implementation = "auto") -> Choice:
+def choose_implementation(
+    asked: Implementation = "auto",
+    *,
+    spec: HetConvSpec | None = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Choice:
     """What `asked` runs as.
 
+    Args:
+        asked: One of `IMPLEMENTATIONS`.
+        spec: Of the layer; `auto` looks its shape up in the measured tables.
+        device: Where the tensors are.
+        dtype: What is computed in.
+
     Raises:
-        ArgumentError: an unknown implementation.
+        ArgumentError: an unknown implementation, or one that cannot run there.
     """
     validation.check_word(asked, "implementation", IMPLEMENTATIONS)
+    if asked == "triton":
+        problem = why_not_triton(device, dtype)
+        if problem:
+            raise ArgumentError(f"implementation 'triton' cannot run here: {problem}; 'auto' takes what can")
     if asked != "auto":
         return Choice(asked, "asked for")
+    if spec is not None and device is not None and device.type == "cuda" and dtype is not None:
+        return _measured_choice(spec, device, dtype)
     return Choice("grouped", "two vendor convolutions, on every device; the reference runs two for each class")
+
+
+def _measured_choice(spec: HetConvSpec, device: torch.device, dtype: torch.dtype) -> Choice:
+    """What `auto` takes on a CUDA device: the fused kernel only where it was measured to be the faster one."""
+    problem = why_not_triton(device, dtype)
+    if problem:
+        return Choice("grouped", f"two vendor convolutions; not the fused kernel: {problem}")
+    row = lookup(device, dtype, spec.geometry, spec.p)
+    where = f"on this GPU ({architecture(device)}, {str(dtype).removeprefix('torch.')})"
+    if row is None:
+        return Choice("grouped", f"two vendor convolutions; the fused kernel is not yet measured {where}")
+    times = f"{row.fused_us:g} us, two vendor convolutions {row.grouped_us:g} us, measured {where}"
+    if spec.arrangement == "shifted" and spec.p > 1:
+        return Choice("grouped", f"two vendor convolutions; a shifted layer's relabelling is not yet measured {where}")
+    return Choice("triton" if row.fused_us < row.grouped_us else "grouped", f"fused kernel {times}")
 
 
 def run(
@@ -45,11 +92,41 @@ def run(
     implementation: Implementation,
 ) -> Tensor:
     """The operator on arguments that are already checked; `HetConv2d` calls this."""
-    chosen = choose_implementation(implementation).implementation
-    serve = hetconv2d_reference if chosen == "reference" else hetconv2d_grouped
+    chosen = choose_implementation(
+        implementation, spec=spec, device=input.device, dtype=compute_dtype(input)
+    ).implementation
+    if chosen == "triton":
+        check_dtypes(input, weight_1x1)
+    serve = SERVING[chosen]
     batched = input if input.dim() == 4 else input.unsqueeze(0)
     output = serve(batched, weight_1x1, weight_ring, bias, spec)
     return output if input.dim() == 4 else output.squeeze(0)
+
+
+def run_inference(
+    input: Tensor,
+    weight_1x1: Tensor,
+    weight_ring: Tensor,
+    bias: Tensor | None,
+    spec: HetConvSpec,
+    implementation: Implementation,
+    *,
+    packed: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+) -> Tensor:
+    """relu(`run` + residual), without gradients where the fused kernel serves; `packed` are its weights, if at hand."""
+    dtype = compute_dtype(input)
+    chosen = choose_implementation(implementation, spec=spec, device=input.device, dtype=dtype)
+    if chosen.implementation != "triton" or input.dim() != 4:
+        output = run(input, weight_1x1, weight_ring, bias, spec, chosen.implementation)
+        output = output if residual is None else output + residual
+        return torch.relu(output) if relu else output
+    check_dtypes(input, weight_1x1)
+    if packed is None:
+        packed = pack_weights(weight_1x1, weight_ring, spec)
+    residual = None if residual is None else residual.to(dtype)
+    return hetconv2d_triton_inference(input.to(dtype), packed.to(dtype), bias, residual, spec, relu=relu)
 
 
 def hetconv2d(
@@ -84,13 +161,14 @@ def hetconv2d(
         kernel_size: K or (K_h, K_w), odd.
         p: The part, a divisor of M, or "pc" for M.
         arrangement: Which filter has K x K kernels on which channels; see `hetconv_cli.arrangement`.
-        implementation: 'auto', 'reference' or 'grouped'. Never replaced by another than asked for.
+        implementation: 'auto', 'reference', 'grouped' or 'triton'. Never replaced by another than asked for.
 
     Returns:
         [batch, N, H_o, W_o] or [N, H_o, W_o].
 
     Raises:
-        ArgumentError: an argument that is out of range or does not fit the tensors.
+        ArgumentError: an argument that is out of range or does not fit the tensors; an implementation that
+            cannot run here.
     """
     n, m = validation.channels_of(weight_1x1)
     spec = validation.spec(
