@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hetconv_cli.convert.trace import forward_pass
+from hetconv_cli.conversion.trace import forward_pass
 from hetconv_cli.errors import HetconvError
 from hetconv_cli.layers import FusedHetConv2d, HetConv2d
 

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from hetconv_cli.convert.conversion import convert
-from hetconv_cli.convert.fuse import fuse
+from hetconv_cli.conversion.convert import convert
+from hetconv_cli.conversion.fuse import fuse
 from hetconv_cli.errors import HetconvError
 from hetconv_cli.layers import FusedHetConv2d, HetConv2d
 

@@ -507,8 +507,8 @@ def networks_of(name: str, p: int) -> dict[str, Callable[[], nn.Module]]:
     """How each variant is made, in eval mode, bf16 and channels_last."""
     import torchvision
 
-    from hetconv_cli.convert.conversion import convert
-    from hetconv_cli.convert.fuse import fuse
+    from hetconv_cli.conversion.convert import convert
+    from hetconv_cli.conversion.fuse import fuse
 
     model = getattr(torchvision.models, name)().eval()
     converted = convert(model, p=p, example=torch.randn(1, 3, 224, 224)).model.eval()
@@ -579,7 +579,7 @@ def training(session: Session) -> None:
     import torchvision
     from triton.testing import do_bench
 
-    from hetconv_cli.convert.conversion import convert
+    from hetconv_cli.conversion.convert import convert
 
     standard = torchvision.models.resnet34()
     converted = convert(standard, p=4, example=torch.randn(1, 3, 224, 224)).model
