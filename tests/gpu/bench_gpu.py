@@ -172,6 +172,7 @@ class Layer:
             warps = 8 if block_m * block_n >= 128 * 128 else 4
             for stages, inside in ((3, False), (4, False), (3, True), (1, True)):
                 others.append(Tile(block_m, block_n, block_k, warps, stages, inside))
+        others.sort(key=lambda tile: (-min(tile.block_k, 64), abs(tile.block_m - 128), abs(tile.block_n - rows)))
         preferred = [tile for tile in others if tile.block_k >= min(64, self.layout.ring) and tile.block_m == 128]
         chosen = others if self.job.wide else preferred[:6]
         return list(dict.fromkeys([default, *chosen]))[: 24 if self.job.wide else 7]
