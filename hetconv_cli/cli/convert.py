@@ -102,7 +102,7 @@ def convert(
         if limit:
             check_target(limit.plan_file(target), overwrite=force)
 
-    job = _plan(source, input, rules, pairs)
+    job = replace(_plan(source, input, rules, pairs), weights=_announced(source, weights))
     if limit or (job.plan.converted and not dry_run):
         job = _build(job, weights, seed, pictures)
     if limit:
@@ -128,6 +128,13 @@ class _Job:
     samples: "Samples | None" = None
     choice: "Choice | None" = None
     calibration: "CalibrationReport | None" = None
+
+
+def _announced(source: "Source", weights: str) -> str:
+    """Where the weights will come from, before anything is built."""
+    if weights != "none":
+        return weights
+    return f"from {source}" if source.kind == "file" else "random"
 
 
 def _check_transfer(transfer: TransferChoice | None, pictures: ImageOptions) -> None:

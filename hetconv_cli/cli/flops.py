@@ -90,7 +90,10 @@ def _count(
     wishes = wishes_for(parts, [word for word in compare.split(",") if word], se, groups=4 if p is None else None)
     saved = None
     if source.kind == "checkpoint":
-        source, saved = original_of(source, original)
+        source, recipe = original_of(source, original)
+        saved = recipe.plan
+        if input is None and recipe.example is not None:
+            input = recipe.example.describe()
     with output.progress(source.label) as progress:
         progress("tracing", 0, len(wishes) + 1)
         network, example = open_source(source, input)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from typing import Annotated, NoReturn
 
 import typer
@@ -77,7 +78,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def _failed(message: str, error: BaseException, status: int, arguments: list[str]) -> int:
     if "--debug" in arguments:
-        raise error
+        traceback.print_exception(error)
+        return status
     line = " ".join(message.split())
     red, off = ("\033[31m", "\033[0m") if _colored() else ("", "")
     print(f"{red}hetconv: {line}{off}", file=sys.stderr)

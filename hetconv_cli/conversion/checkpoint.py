@@ -270,14 +270,14 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def original_of(checkpoint: Source, named: str | None = None) -> tuple[Source, Plan]:
-    """The network that a checkpoint was made from, and its plan; `named` says which, where it is a user's own code.
+def original_of(checkpoint: Source, named: str | None = None) -> tuple[Source, Recipe]:
+    """The network that a checkpoint was made from, and its recipe; `named` says which, where it is a user's own code.
 
     Raises:
         ArgumentError: not a file that `save` wrote, or its network is a user's own code.
     """
     recipe = read_recipe(checkpoint.name)
-    return resolve(named) if named else _known_source(recipe, checkpoint.name), recipe.plan
+    return resolve(named) if named else _known_source(recipe, checkpoint.name), recipe
 
 
 def _rebuild(recipe: Recipe, path: str | os.PathLike[str]) -> nn.Module:

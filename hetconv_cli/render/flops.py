@@ -74,7 +74,7 @@ def flops_table(report: FlopsReport, unit: Unit) -> Table:
             title(variant),
             *(scale.show(getattr(variant.macs, column)) for column in ("analytic", "dispatcher", "thop", "executed")),
             *_ratios(variant),
-            f"{variant.params / 1e6:,.2f}",
+            f"{variant.params / 1e6:,.{2 if variant.params >= 1e4 else 6}f}",
             f"{-variant.macs_reduced_pct:+.2f} %" if variant.name != "standard" else "-",
             notes.marks(variant.notes),
         ]

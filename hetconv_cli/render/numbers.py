@@ -43,5 +43,5 @@ def percent(new: int, old: int) -> str:
 
 
 def size(bytes_: int) -> str:
-    """A file's size in MB (10^6 bytes)."""
-    return f"{bytes_ / 1e6:.1f} MB"
+    """A file's size in MB (10^6 bytes), or kB where that is too coarse."""
+    return f"{bytes_ / 1e6:.1f} MB" if bytes_ >= 1e5 else f"{bytes_ / 1e3:.1f} kB"

@@ -445,3 +445,10 @@ def test_what_is_converted_is_not_converted_again(run, refuse, net):
     done = run("convert", net)
     assert (done.status, "HetConv" in done.stdout, "wrote" in done.stderr) == (0, True, True)
     refuse("convert", "build-p4.safetensors", status=2, says="is converted already: name the network that it came from")
+
+
+def test_a_dry_run_says_where_the_weights_will_come_from(run, net):
+    for weights, arguments in {"from net.py:build": (), "DEFAULT": ("--weights", "DEFAULT")}.items():
+        done = run("convert", net, "--dry-run", "--json", *arguments)
+        assert (done.status, done.stderr) == (0, "")
+        assert json.loads(done.stdout)["weights"] == weights

@@ -397,3 +397,11 @@ def test_an_existing_plot_is_refused_before_any_work_unless_forced(run, refuse, 
 def test_a_bad_argument_is_one_line(refuse, net, arguments, says):
     model = [] if len(arguments) == 1 else [net]
     refuse("flops", *model, *arguments, status=2, says=says)
+
+
+def test_a_checkpoint_is_counted_on_the_input_it_was_made_for(run):
+    done = run("convert", "squeezenet1_1", "--input", "64")
+    assert done.status == 0
+    done = run("flops", "squeezenet1_1-p4.safetensors", "--p", "2", "--json")
+    assert (done.status, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["input"] == [1, 3, 64, 64]
