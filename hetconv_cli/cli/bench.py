@@ -42,7 +42,6 @@ def bench(
     from hetconv_cli.files import check_target
     from hetconv_cli.render.bench import bench_csv, bench_json, bench_table, plot_bench
     from hetconv_cli.render.plot import check_plot_target
-    from hetconv_cli.render.table import to_markdown
 
     if plot is not None:
         check_plot_target(plot)
@@ -52,14 +51,12 @@ def bench(
     if plot is not None:
         plot_bench(report, plot)
         output.talk(f"wrote {plot}")
-    if json or format is Format.json:
-        output.json_data(bench_json(report))
-    elif format is Format.csv:
-        output.data(bench_csv(report))
-    elif format is Format.markdown:
-        output.data(to_markdown(bench_table(report)))
-    else:
-        output.table(bench_table(report))
+    output.report(
+        Format.json if json else format,
+        structure=lambda: bench_json(report),
+        lines=lambda: bench_csv(report),
+        tables=lambda: [bench_table(report)],
+    )
 
 
 def _run(

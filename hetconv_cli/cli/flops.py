@@ -104,16 +104,13 @@ def _count(
 
 def _write(report: "FlopsReport", format: Format, unit: UnitChoice, per_layer: bool) -> None:
     from hetconv_cli.render.flops import flops_csv, flops_json, flops_table, layers_csv, layers_table
-    from hetconv_cli.render.table import to_markdown
 
-    if format is Format.json:
-        output.json_data(flops_json(report, unit.value))
-    elif format is Format.csv:
-        output.data((layers_csv if per_layer else flops_csv)(report, unit.value))
-    else:
-        tables = [flops_table(report, unit.value), *([layers_table(report, unit.value)] if per_layer else [])]
-        if format is Format.markdown:
-            output.data("\n".join(map(to_markdown, tables)))
-        else:
-            for table in tables:
-                output.table(table)
+    output.report(
+        format,
+        structure=lambda: flops_json(report, unit.value),
+        lines=lambda: (layers_csv if per_layer else flops_csv)(report, unit.value),
+        tables=lambda: [
+            flops_table(report, unit.value),
+            *([layers_table(report, unit.value)] if per_layer else []),
+        ],
+    )

@@ -21,18 +21,15 @@ def list_models(
     from hetconv_cli.errors import ArgumentError
     from hetconv_cli.models.catalog import match, nearest
     from hetconv_cli.render.catalog import catalog_csv, catalog_json, catalog_table
-    from hetconv_cli.render.table import to_markdown
 
     entries = match(pattern)
     if not entries:
         near = nearest(pattern.strip("*?"))
         hint = f"; did you mean {', '.join(near)}?" if near else "; `hetconv list` shows all"
         raise ArgumentError(f"no model matches {pattern!r}{hint}")
-    if json or format is Format.json:
-        output.json_data(catalog_json(entries))
-    elif format is Format.csv:
-        output.data(catalog_csv(entries))
-    elif format is Format.markdown:
-        output.data(to_markdown(catalog_table(entries)))
-    else:
-        output.table(catalog_table(entries))
+    output.report(
+        Format.json if json else format,
+        structure=lambda: catalog_json(entries),
+        lines=lambda: catalog_csv(entries),
+        tables=lambda: [catalog_table(entries)],
+    )

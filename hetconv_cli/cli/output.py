@@ -5,10 +5,11 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from hetconv_cli.render.table import Table, to_text
+from hetconv_cli.cli.options import Format
+from hetconv_cli.render.table import Table, to_markdown, to_text
 
 Progress = Callable[[str, int, int], None]
 
@@ -37,6 +38,27 @@ def table(content: Table) -> None:
     width = shutil.get_terminal_size().columns if terminal else None
     color = terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
     data(to_text(content, width=width, color=color))
+
+
+def report(
+    format: Format,
+    *,
+    structure: Callable[[], dict[str, Any]],
+    lines: Callable[[], str],
+    tables: Callable[[], Sequence[Table]],
+) -> None:
+    """Writes a report in the format asked for: `structure` as JSON, `lines` as CSV, or `tables`."""
+    if format is Format.json:
+        json_data(structure())
+    elif format is Format.csv:
+        data(lines())
+    elif format is Format.markdown:
+        data("\n".join(to_markdown(content) for content in tables()))
+    else:
+        for index, content in enumerate(tables()):
+            if index:
+                data("")
+            table(content)
 
 
 def talk(line: str) -> None:

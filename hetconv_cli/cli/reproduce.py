@@ -47,17 +47,10 @@ def reproduce(
 
 def _write(reproduced: "tuple[ReproducedTable, ...]", format: Format) -> None:
     from hetconv_cli.render.reproduce import reproduce_csv, reproduce_json, reproduce_table
-    from hetconv_cli.render.table import to_markdown
 
-    if format is Format.json:
-        output.json_data(reproduce_json(reproduced))
-    elif format is Format.csv:
-        output.data(reproduce_csv(reproduced))
-    else:
-        for index, table in enumerate(reproduced):
-            if index:
-                output.data("\n")
-            if format is Format.markdown:
-                output.data(to_markdown(reproduce_table(table)))
-            else:
-                output.table(reproduce_table(table))
+    output.report(
+        format,
+        structure=lambda: reproduce_json(reproduced),
+        lines=lambda: reproduce_csv(reproduced),
+        tables=lambda: [reproduce_table(table) for table in reproduced],
+    )

@@ -61,13 +61,10 @@ def sweep(
 
 def _write(result: "Sweep", format: Format, unit: UnitChoice) -> None:
     from hetconv_cli.render.sweep import sweep_csv, sweep_json, sweep_table
-    from hetconv_cli.render.table import to_markdown
 
-    if format is Format.json:
-        output.json_data(sweep_json(result, unit.value))
-    elif format is Format.csv:
-        output.data(sweep_csv(result, unit.value))
-    elif format is Format.markdown:
-        output.data(to_markdown(sweep_table(result, unit.value)))
-    else:
-        output.table(sweep_table(result, unit.value))
+    output.report(
+        format,
+        structure=lambda: sweep_json(result, unit.value),
+        lines=lambda: sweep_csv(result, unit.value),
+        tables=lambda: [sweep_table(result, unit.value)],
+    )
