@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hetconv_cli.errors import HetconvError
+from hetconv_cli.models.one_line import one_line
 
 
 def full_copy(model: nn.Module) -> nn.Module:
@@ -58,5 +59,5 @@ def _copy(model: nn.Module, in_place_of: Callable[[Tensor], Tensor | None]) -> n
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:
-        first_line = (str(error).splitlines() or [""])[0]
-        raise HetconvError(f"the model cannot be copied ({first_line}); copy it before its first forward") from error
+        problem = one_line(error)
+        raise HetconvError(f"the model cannot be copied ({problem}); copy it before its first forward") from error

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 
 from hetconv_cli.errors import HetconvError
+from hetconv_cli.models.one_line import one_line
 
 Shape = tuple[int, ...]
 
@@ -123,8 +124,7 @@ def forward_pass(model: nn.Module) -> Iterator[None]:
     except HetconvError:
         raise
     except Exception as error:
-        first_line = (str(error).splitlines() or [""])[0]
-        problem = f"{type(error).__name__}: {first_line}"
+        problem = f"{type(error).__name__}: {one_line(error)}"
         raise HetconvError(f"the model does not run on this input ({problem}); is --input right?") from error
     finally:
         for module, flag in training.items():
