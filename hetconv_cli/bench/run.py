@@ -4,15 +4,18 @@ import contextlib
 import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 
 from hetconv_cli.bench.clock import Timing, time_alternately
-from hetconv_cli.bench.quantize import quantize
+from hetconv_cli.bench.int8_graph import Int8Graph, inspect_int8
+from hetconv_cli.bench.quantize import Batch, image_batches, quantize, random_batches
 from hetconv_cli.bench.report import BenchReport, Row
 from hetconv_cli.bench.runtimes import (
     Device,
@@ -83,26 +86,40 @@ def bench(name: str, contests: Sequence[Contest], settings: Settings, progress: 
         tell(f"{contest.layer or 'network'}, batch {batch}, {runtime} {dtype}", done, len(jobs))
         rows += _timed(contest, batch, runtime, dtype, settings)
     device = torch.cuda.get_device_name() if settings.device == "cuda" else _processor()
-    return BenchReport(name, device, settings.threads, _versions(), tuple(rows))
+    images = next((len(contest.images) for contest in contests if contest.images is not None), None)
+    shapes = contests[0].example.with_batch(1).shapes
+    return BenchReport(name, shapes, device, settings.threads, _versions(), tuple(rows), images)
 
 
 def _timed(contest: Contest, batch: int, runtime: Runtime, dtype: str, settings: Settings) -> list[Row]:
     example = contest.example.with_batch(batch)
+    inputs = _inputs(contest, example, dtype)
     with _forms(contest, example, runtime, dtype, settings) as forms:
         errors = [
-            _checked(subject, form, example, settings.device, dtype)
+            _checked(subject, form, inputs, settings.device, dtype)
             for subject, form in zip(contest.subjects, forms, strict=True)
         ]
+        graphs = [_graph(form, runtime, dtype) for form in forms]
         timings = time_alternately(
             [form.open for form in forms],
             rounds=settings.rounds,
             seconds=settings.seconds,
             threads=settings.threads,
         )
-    return [
+    rows = [
         _row(contest, subject, form, timing, timings[0], error, (runtime, dtype, batch))
         for subject, form, timing, error in zip(contest.subjects, forms, timings, errors, strict=True)
     ]
+    if dtype != "int8":
+        return rows
+    calibration: Literal["images", "random"] = "random" if contest.images is None else "images"
+    return [replace(row, calibration=calibration, int8=graph) for row, graph in zip(rows, graphs, strict=True)]
+
+
+def _graph(form: Form, runtime: Runtime, dtype: str) -> Int8Graph | None:
+    """What of a quantized file runs in int8; OpenVINO makes another graph of the same file, and is not asked."""
+    asked = dtype == "int8" and runtime == "onnxruntime" and form.file is not None
+    return inspect_int8(form.file) if asked and form.file else None
 
 
 @contextlib.contextmanager
@@ -120,10 +137,24 @@ def _forms(
     with tempfile.TemporaryDirectory(prefix="hetconv-bench-") as folder:
         files = [Path(folder, f"{index}.onnx") for index in range(len(contest.subjects))]
         for file, subject in zip(files, contest.subjects, strict=True):
-            write_onnx(subject.model, file, example)
+            write_onnx(subject.model, file, example, plain=subject.variant == "grouped")
             if dtype == "int8":
-                quantize(file, example)
-        yield [opened(file, example, settings.threads) for file in files]
+                quantize(file, _calibration(contest, example))
+        inputs = tensors_in(_inputs(contest, example, dtype))
+        yield [opened(file, inputs, settings.threads) for file in files]
+
+
+def _calibration(contest: Contest, example: ExampleSpec) -> Iterator[Batch]:
+    if contest.images is None:
+        return random_batches(example)
+    return image_batches(contest.images, example.shapes[0][0])
+
+
+def _inputs(contest: Contest, example: ExampleSpec, dtype: str) -> tuple[Any, ...]:
+    """What is timed and checked with: int8 with inputs like those it was calibrated on, or it would clip them."""
+    if dtype == "int8" and contest.images is not None:
+        return next(image_batches(contest.images, example.shapes[0][0]))
+    return example.make()
 
 
 def _faster(forms: list[Form], settings: Settings) -> Form:
@@ -131,11 +162,11 @@ def _faster(forms: list[Form], settings: Settings) -> Form:
     return min(zip(timings, forms, strict=True), key=lambda pair: pair[0].median_ms)[1]
 
 
-def _checked(subject: Subject, form: Form, example: ExampleSpec, device: Device, dtype: str) -> float:
+def _checked(subject: Subject, form: Form, inputs: tuple[Any, ...], device: Device, dtype: str) -> float:
     """Largest difference from the reference relative to the output's scale."""
     reference = subject.reference().to(device).eval()
     with torch.no_grad():
-        wanted = tensors_in(reference(*example.make(device=device)))
+        wanted = tensors_in(reference(*_pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), inputs)))
     error = max(_difference(got, want) for got, want in zip(form.outputs(), wanted, strict=True))
     if not error <= LARGEST_ERROR[dtype]:
         raise HetconvError(
@@ -165,6 +196,8 @@ def _row(
         layer=contest.layer,
         variant=subject.variant,
         p=subject.p,
+        parts=subject.parts,
+        origin=subject.origin,
         groups=subject.groups,
         runtime=runtime,
         dtype=dtype,

@@ -9,6 +9,7 @@ import typer
 from hetconv_cli.cli import output
 from hetconv_cli.cli.calibration import Calibrate, ImageOptions, Images, Mean, Size, Std, TransferChoice, TransferOption
 from hetconv_cli.cli.choice import Budget, LatencyBudget, Limit, MaxError, PlanFile
+from hetconv_cli.cli.config import Config, rules_of
 from hetconv_cli.cli.options import (
     ArrangementChoice,
     Debug,
@@ -47,9 +48,7 @@ def convert(
     weights: Annotated[
         str, typer.Option("--weights", metavar="none|DEFAULT|NAME|FILE", help="Trained weights to start from.")
     ] = "none",
-    config: Annotated[
-        Path | None, typer.Option("--config", metavar="plan.yaml", help="Rules for single layers; they go first.")
-    ] = None,
+    config: Config = None,
     arrangement: Annotated[
         ArrangementChoice | None,
         typer.Option("--arrangement", help="[default: blocked; shifted after a concatenation]"),
@@ -92,7 +91,7 @@ def convert(
     limit = Limit.of(budget, latency_budget, max_error, plan_file, config)
     if limit and pairs:
         raise ArgumentError("--pairs and a budget do not go together: leave one of them out")
-    rules = _rules(config, wish)
+    rules = rules_of(config, wish)
     pictures = ImageOptions(calibrate, images, mean, std, size, seed)
     pictures.files()  # what is wrong with them shall be said before anything is built
     _check_transfer(transfer, pictures)
@@ -148,21 +147,6 @@ def _check_transfer(transfer: TransferChoice | None, pictures: ImageOptions) -> 
 
 def _suffix(p: str, variant: VariantChoice) -> str:
     return {"hetconv": f"p{p.lower()}", "gwc": f"gwc{p}", "dwc": "dwc"}[variant.value]
-
-
-def _rules(config: Path | None, wish: "Wish") -> "Rules":
-    from hetconv_cli.errors import ArgumentError
-    from hetconv_cli.plan import Rules
-    from hetconv_cli.plan_file import rules_from_yaml
-
-    if config is None:
-        return Rules(wish)
-    try:
-        text = config.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise ArgumentError(f"{config}: cannot be read as a plan: {reason}") from None
-    return rules_from_yaml(text, str(config), wish)
 
 
 def _plan(source: "Source", input: str | None, rules: "Rules", pairs: bool) -> _Job:
@@ -272,6 +256,8 @@ def _say_what_next(job: _Job, written: Path) -> None:
     from hetconv_cli.render.numbers import size
 
     output.talk(f"\nwrote {written} ({size(written.stat().st_size)}, reloaded, outputs equal bit for bit)")
+    own_code = f" --source {job.source}" if job.source.kind == "file" else ""
+    output.talk(f"MACs are not time: hetconv bench {written}{own_code}")
     if job.weights == "random" and job.source.kind == "paper":
         output.talk("These weights are random: train them.")
     elif job.weights == "random":
