@@ -1,5 +1,6 @@
 """The report of `hetconv bench`."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -109,10 +110,20 @@ def _below(report: BenchReport) -> list[str]:
     if any(row.variant == "grouped" for row in report.rows):
         lines.append(_PEER)
     lines += [*_mixtures(report), *_int8_notes(report)]
-    slower = [row for row in report.rows if row.speedup < 1]
-    if slower:
-        lines.append(f"  slower than standard: {', '.join(dict.fromkeys(_where(row) for row in slower))}")
-    return lines
+    return lines + _slower(report)
+
+
+def _slower(report: BenchReport) -> list[str]:
+    """A line for each variant that lost to the standard form, with the layers that did so alone."""
+    places: dict[str, list[str]] = {}
+    for row in report.rows:
+        if row.speedup < 1:
+            places.setdefault(f"{title(row)} in {_block(row)}", []).append(row.layer or "network")
+    alone = any(row.layer for row in report.rows)
+    return [
+        f"  slower than standard: {name}" + (f": {', '.join(layers)}" if alone else "")
+        for name, layers in places.items()
+    ]
 
 
 def _mixtures(report: BenchReport) -> list[str]:
@@ -135,8 +146,8 @@ def _int8_notes(report: BenchReport) -> list[str]:
     if "images" in kinds:
         on = f"{report.images} images" + ("; layers alone on random inputs" if "random" in kinds else "")
     lines = [f"  int8: calibrated on {on}."]
-    graphs = {_where(row, batch=False): row.int8 for row in rows if row.int8}
-    return lines + [f"  {name}: {_in_int8(graph)}" for name, graph in graphs.items()]
+    graphs = {f"{row.layer + ', ' if row.layer else ''}{title(row)}": row.int8 for row in rows if row.int8}
+    return lines + [f"  {name} in ONNX Runtime: {_in_int8(graph)}" for name, graph in graphs.items()]
 
 
 def _in_int8(graph: Int8Graph) -> str:
@@ -144,11 +155,6 @@ def _in_int8(graph: Int8Graph) -> str:
     left = ", ".join(f"{number} {operator}" for operator, number in in_float.items() if number)
     convolutions = graph.int8_convolutions + graph.float_convolutions
     return f"{graph.int8_convolutions} of {convolutions} convolutions in int8; not in int8: {left or 'nothing'}"
-
-
-def _where(row: Row, *, batch: bool = True) -> str:
-    at = f" at batch {row.batch}" if batch else ""
-    return f"{title(row)} in {_runtime(row)}{at}" + (f" ({row.layer})" if row.layer else "")
 
 
 def plot_bench(report: BenchReport, path: Path) -> None:
@@ -160,19 +166,23 @@ def plot_bench(report: BenchReport, path: Path) -> None:
 
     rows = [row for row in report.rows if row.variant != "standard"]
     common = len({_block(row) for row in rows}) == 1  # then the title says it, else each label
-    alone = not any(row.layer for row in rows)
-    labels = [_label(row, "" if alone else row.layer or "network", "" if common else _block(row)) for row in rows]
+    layered = any(row.layer for row in rows)
+    labels = [_label(row, (row.layer or "network") * layered, "" if common else _block(row)) for row in rows]
     figure, axes = plt.subplots(figsize=(8, 1.7 + 0.42 * len(rows)), layout="constrained")
     places = range(len(rows))
     axes.barh([y - 0.2 for y in places], [row.promised for row in rows], 0.4, label="promised by MACs", color="#9ecae1")
     bars = axes.barh([y + 0.2 for y in places], [row.speedup for row in rows], 0.4, label="reached", color="#e6550d")
-    axes.bar_label(bars, labels=[f"x{row.speedup:.2f}" for row in rows], fontsize=8, padding=2)
-    axes.axvline(1, color="black", linewidth=0.8)
+    white = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # a label may fall on the line at 1
+    axes.bar_label(bars, labels=[f"x{row.speedup:.2f}" for row in rows], fontsize=8, padding=3, bbox=white)
+    axes.axvline(1, color="black", linewidth=0.8, zorder=0.5)
+    for place in places[1:]:
+        if (rows[place].layer, _block(rows[place])) != (rows[place - 1].layer, _block(rows[place - 1])):
+            axes.axhline(place - 0.5, color="#dddddd", linewidth=0.8, zorder=0.5)
     axes.set_yticks(places, labels, fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)  # the first row on top, no empty space at the ends
     axes.set_xlabel("speed-up over the standard network")
     lines = [_headline(report), *([_block(rows[0])] if common else [])]
-    axes.set_title("\n".join(lines), fontsize=9)
+    axes.set_title("\n".join(textwrap.fill(line, 90) for line in lines), fontsize=9)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)  # never over a bar
     axes.spines[["top", "right"]].set_visible(False)
     with replacing(path) as temporary:
