@@ -1,4 +1,4 @@
-"""What of a quantized network really runs in int8: read from the graph that ONNX Runtime makes of the file."""
+"""What of a quantized network really runs in int8: read from the graph that a runtime makes of the file."""
 
 import tempfile
 from collections import Counter
@@ -10,20 +10,23 @@ import onnx
 from hetconv_cli.export.graphs import names_read_by
 
 _BOUNDARIES = ("QuantizeLinear", "DequantizeLinear")
+_NO_WORK = ("Input", "Const", "Output", "Reorder")  # in OpenVINO's graph
 _FROM_FLOAT = ("Shape", "Size")  # read a float tensor's size, never its numbers
 
 
 @dataclass(frozen=True)
 class Int8Graph:
-    """Operators of a quantized network, as ONNX Runtime runs it on the CPU with all its optimizations.
+    """Operators of a quantized network, as a runtime runs it on the CPU with all its optimizations.
 
     Attributes:
         int8_convolutions: Convolutions of integers.
         float_convolutions: Convolutions that quantization left in float.
         batch_norms: BatchNormalizations that are left, whatever they run in.
         transposes: Transposes that the network brings with it.
-        layout_transposes: Those that ONNX Runtime adds, to keep convolutions of integers in channels_last.
-        float_operators: Every operator that reads float numbers, by name, conversions to and from int8 apart.
+        layout_transposes: Those that the runtime adds, to keep convolutions of integers in channels_last (in OpenVINO:
+            its Reorders, of layout and of type).
+        float_operators: Every operator that reads float numbers, by the runtime's name, conversions to and from int8
+            apart.
     """
 
     int8_convolutions: int
@@ -34,7 +37,7 @@ class Int8Graph:
     float_operators: dict[str, int]
 
 
-def inspect_int8(file: Path) -> Int8Graph:
+def inspect_onnxruntime(file: Path) -> Int8Graph:
     """Loads a quantized ONNX file into ONNX Runtime, twice, and counts what its optimized graphs hold."""
     before_layout, final = _optimized(file, "ORT_ENABLE_EXTENDED"), _optimized(file, "ORT_ENABLE_ALL")
     total = Counter(node.op_type for node in final.node)
@@ -48,6 +51,28 @@ def inspect_int8(file: Path) -> Int8Graph:
         batch_norms=total["BatchNormalization"],
         transposes=transposes,
         layout_transposes=max(0, total["Transpose"] - transposes),
+        float_operators=dict(sorted(in_float.items())),
+    )
+
+
+def inspect_openvino(file: Path) -> Int8Graph:
+    """Compiles a quantized ONNX file in OpenVINO and counts what its graph holds.
+
+    A BatchNormalization that is left is a Multiply and Add there, or part of a Subgraph: see `float_operators`.
+    """
+    import openvino
+
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(str(file)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    notes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
+    nodes = Counter((note["layerType"].value, note["runtimePrecision"].value == "f32") for note in notes)
+    in_float = {name: number for (name, is_float), number in nodes.items() if is_float and name not in _NO_WORK}
+    return Int8Graph(
+        int8_convolutions=sum(number for (name, is_float), number in nodes.items() if "Conv" in name and not is_float),
+        float_convolutions=sum(number for name, number in in_float.items() if _is_convolution(name)),
+        batch_norms=0,
+        transposes=sum(number for (name, _), number in nodes.items() if name == "Transpose"),
+        layout_transposes=sum(number for (name, _), number in nodes.items() if name == "Reorder"),
         float_operators=dict(sorted(in_float.items())),
     )
 

@@ -30,7 +30,7 @@ class Row:
         share: speedup / promised.
         error: Largest difference from the reference relative to the output's scale, seen before it was timed.
         calibration: What int8 was calibrated on, "images" or "random"; None: not int8.
-        int8: What of the graph runs in int8, where ONNX Runtime says it; None elsewhere.
+        int8: What of the quantized graph runs in int8; None: not int8.
     """
 
     layer: str | None

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from hetconv_cli.bench.clock import Timing, time_alternately
-from hetconv_cli.bench.int8_graph import Int8Graph, inspect_int8
+from hetconv_cli.bench.int8_graph import Int8Graph, inspect_onnxruntime, inspect_openvino
 from hetconv_cli.bench.quantize import Batch, image_batches, quantize, random_batches
 from hetconv_cli.bench.report import BenchReport, Row
 from hetconv_cli.bench.runtimes import (
@@ -117,9 +117,10 @@ def _timed(contest: Contest, batch: int, runtime: Runtime, dtype: str, settings:
 
 
 def _graph(form: Form, runtime: Runtime, dtype: str) -> Int8Graph | None:
-    """What of a quantized file runs in int8; OpenVINO makes another graph of the same file, and is not asked."""
-    asked = dtype == "int8" and runtime == "onnxruntime" and form.file is not None
-    return inspect_int8(form.file) if asked and form.file else None
+    """What of a quantized file runs in int8."""
+    if dtype != "int8" or form.file is None:
+        return None
+    return inspect_onnxruntime(form.file) if runtime == "onnxruntime" else inspect_openvino(form.file)
 
 
 @contextlib.contextmanager

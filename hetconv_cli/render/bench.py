@@ -146,8 +146,12 @@ def _int8_notes(report: BenchReport) -> list[str]:
     if "images" in kinds:
         on = f"{report.images} images" + ("; layers alone on random inputs" if "random" in kinds else "")
     lines = [f"  int8: calibrated on {on}."]
-    graphs = {f"{row.layer + ', ' if row.layer else ''}{title(row)}": row.int8 for row in rows if row.int8}
-    return lines + [f"  {name} in ONNX Runtime: {_in_int8(graph)}" for name, graph in graphs.items()]
+    graphs = {
+        f"{title(row)} in {row.runtime}" + (f" ({row.layer})" if row.layer else ""): row.int8
+        for row in rows
+        if row.int8
+    }
+    return lines + [f"  {name}: {_in_int8(graph)}" for name, graph in graphs.items()]
 
 
 def _in_int8(graph: Int8Graph) -> str:
@@ -168,21 +172,23 @@ def plot_bench(report: BenchReport, path: Path) -> None:
     common = len({_block(row) for row in rows}) == 1  # then the title says it, else each label
     layered = any(row.layer for row in rows)
     labels = [_label(row, (row.layer or "network") * layered, "" if common else _block(row)) for row in rows]
-    figure, axes = plt.subplots(figsize=(8, 1.7 + 0.42 * len(rows)), layout="constrained")
+    width = 6 + 0.08 * max(map(len, labels), default=0)  # inches: room for the names beside the bars
+    figure, axes = plt.subplots(figsize=(width, 1.7 + 0.42 * len(rows)), layout="constrained")
     places = range(len(rows))
     axes.barh([y - 0.2 for y in places], [row.promised for row in rows], 0.4, label="promised by MACs", color="#9ecae1")
     bars = axes.barh([y + 0.2 for y in places], [row.speedup for row in rows], 0.4, label="reached", color="#e6550d")
     white = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # a label may fall on the line at 1
     axes.bar_label(bars, labels=[f"x{row.speedup:.2f}" for row in rows], fontsize=8, padding=3, bbox=white)
-    axes.axvline(1, color="black", linewidth=0.8, zorder=0.5)
+    axes.axvline(1, color="black", linewidth=0.8, zorder=2)  # over bars, under labels
+    groups = [row.layer if layered else _block(row) for row in rows]
     for place in places[1:]:
-        if (rows[place].layer, _block(rows[place])) != (rows[place - 1].layer, _block(rows[place - 1])):
+        if groups[place] != groups[place - 1]:
             axes.axhline(place - 0.5, color="#dddddd", linewidth=0.8, zorder=0.5)
     axes.set_yticks(places, labels, fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)  # the first row on top, no empty space at the ends
     axes.set_xlabel("speed-up over the standard network")
     lines = [_headline(report), *([_block(rows[0])] if common else [])]
-    axes.set_title("\n".join(textwrap.fill(line, 90) for line in lines), fontsize=9)
+    figure.suptitle("\n".join(textwrap.fill(line, 90) for line in lines), fontsize=9)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)  # never over a bar
     axes.spines[["top", "right"]].set_visible(False)
     with replacing(path) as temporary:

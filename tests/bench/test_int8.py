@@ -7,7 +7,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from hetconv_cli.bench.int8_graph import inspect_int8
+from hetconv_cli.bench.int8_graph import inspect_onnxruntime, inspect_openvino
 from hetconv_cli.bench.quantize import image_batches, quantize, random_batches
 from hetconv_cli.bench.run import Settings, bench
 from hetconv_cli.bench.runtimes import write_onnx
@@ -25,7 +25,7 @@ INT8 = Settings(runtimes=("onnxruntime",), dtypes=("int8",), batches=(2,), round
 def quantized(model, file, example):
     write_onnx(model, file, example)
     quantize(file, random_batches(example))
-    return inspect_int8(file)
+    return inspect_onnxruntime(file)
 
 
 def test_resnet18_runs_in_int8_from_end_to_end(tmp_path):
@@ -45,6 +45,16 @@ def test_resnet18_runs_in_int8_from_end_to_end(tmp_path):
     assert found["standard"].layout_transposes == found["hetconv"].layout_transposes
 
 
+def test_resnet18_runs_in_int8_in_openvino_too(tmp_path):
+    pytest.importorskip("openvino")
+    example = ExampleSpec(((1, 3, 64, 64),))
+    hetconv = convert(build(resolve("resnet18")).model, 4, example=example, transfer="fresh").model
+    quantized(hetconv, tmp_path / "hetconv.onnx", example)
+    graph = inspect_openvino(tmp_path / "hetconv.onnx")
+    assert (graph.int8_convolutions, graph.float_convolutions, graph.transposes) == (36, 0, 0)
+    assert "FullyConnected" not in graph.float_operators
+
+
 def test_a_batch_norm_that_is_left_is_seen(tmp_path):
     example = ExampleSpec(((1, 8, 8, 8),))
     model = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Sigmoid(), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3)).eval()
@@ -62,7 +72,7 @@ def test_a_float_network_is_all_in_float(tmp_path):
     ]
     graph = helper.make_graph(nodes, "net", [value["x"]], [value["z"]], [weight])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "f.onnx")
-    found = inspect_int8(tmp_path / "f.onnx")
+    found = inspect_onnxruntime(tmp_path / "f.onnx")
     assert (found.int8_convolutions, found.float_convolutions, found.transposes) == (0, 1, 1)
     assert found.float_operators["Transpose"] == 1
 

@@ -101,7 +101,7 @@ def test_int8_is_calibrated_on_a_folder(run, net, pictures):
         assert row["int8"]["float_convolutions"] == 0
     shown = run("bench", net, "--calibrate", pictures, "--layers", *INT8).stdout
     assert "int8: calibrated on 4 images; layers alone on random inputs." in shown
-    assert re.search(r"\n  P=4 in ONNX Runtime: 6 of 6 convolutions in int8; not in int8: ", shown)
+    assert re.search(r"\n  P=4 in onnxruntime: 6 of 6 convolutions in int8; not in int8: ", shown)
     assert "calibrated on random inputs" in run("bench", net, *INT8).stdout
 
 
