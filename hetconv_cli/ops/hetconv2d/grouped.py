@@ -72,7 +72,8 @@ def two_convolutions(
     grouped = _select(F.conv2d(mine, kernels, None, g.stride, padding, g.dilation, spec.groups), 1, spec.positions)
     grouped = grouped if residual is None else grouped + residual
     pointwise = F.conv2d(centres, weight_1x1, bias, g.stride, (max(0, beyond[0]), max(0, beyond[1])))
-    return pointwise + grouped  # the first operand lays out the sum
+    # The first operand lays out the sum, and is the buffer in which torch.compile adds the other.
+    return grouped + pointwise if spec.positions is None else pointwise + grouped
 
 
 def rows_are_pixels(input: Tensor) -> bool:
