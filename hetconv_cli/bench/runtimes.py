@@ -72,7 +72,7 @@ def _torch_form(
     own = copy.deepcopy(model)
     inputs = example.make(device=device)
     if layout is torch.channels_last:
-        own = own.to(memory_format=layout)  # type: ignore[call-overload]  # its stub wants a device
+        own = own.to(memory_format=layout)
         inputs = tuple(tensor.contiguous(memory_format=layout) for tensor in inputs)
     run = torch.compile(own) if compiled else own
 
