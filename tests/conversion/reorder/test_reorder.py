@@ -20,7 +20,7 @@ NETWORKS = {
     "densenet121": (120, 64),
     "mobilenet_v2": (25, 64),
     "googlenet": (61, 64),
-    "inception_v3": (96, 96),
+    "inception_v3": (96, 299),
     "shufflenet_v2_x0_5": (18, 64),
     "squeezenet1_1": (25, 64),
 }
@@ -58,7 +58,7 @@ def shuffled(model, x, seed=0):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_any_order_of_the_free_streams_is_the_same_function(name):
     streams, size = NETWORKS[name]
-    model, x = network(name), torch.randn(2, 3, size, size)
+    model, x = network(name), torch.randn(1, 3, size, size)
     copy, flow, orders = shuffled(model, x)
     assert len(orders) == streams
     assert not flow.unseen
@@ -120,11 +120,11 @@ class Odd(nn.Module):
         maps = [x, F.conv2d(x, self.weight, padding=1)]
         maps.append(self.norm(self.normed(maps[-1])))
         low, high = torch.chunk(self.grouped(maps.pop()), 2, dim=1)
-        x = maps[0] + torch.cat((high, low), 1) * torch.einsum("nchw,dc->ndhw", maps[1], torch.eye(16).to(x))[:, :1]
+        x = maps[0] + torch.cat((high, low), 1) * torch.einsum("nchw,dc->ndhw", x, torch.eye(16).to(x))[:, :1]
         wide = self.wide(F.silu(self.depthwise(x) * self.gamma))
         x = torch.cat([self.shared(x), self.shared_too(maps[1]), wide + self.computed(x)], 1)
         x = self.slopes(self.up(F.max_pool2d(x, 2)))
-        return {"map": x, "first": x[:, :3], "scores": self.head(F.adaptive_avg_pool2d(x.abs(), 4).flatten(1))}
+        return {"first": wide[:, :3], "scores": self.head(F.adaptive_avg_pool2d(x.abs(), 4).flatten(1))}
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -132,7 +132,7 @@ def test_an_odd_network_keeps_its_function(seed):
     torch.manual_seed(seed)
     model, x = Odd().eval(), torch.randn(2, 3, 12, 12)
     copy, _, orders = shuffled(model, x, seed)
-    assert orders
+    assert [len(order) for order in orders.values()] == [12]  # shared weights tie the functional convolution's as well
     assert prove(model, copy, (x,)) < 1e-11
     assert hc.reorder(model, 4, x).report.error < 1e-11
 
