@@ -282,7 +282,11 @@ def _permute(op: Operation) -> Found:
 
 def _along_dims(op: Operation) -> Found:
     """Reductions and cuts along the dimensions behind the channels: mean, slice, unsqueeze, softmax, ..."""
-    x, label = op["self"], op.label("self")
+    x = op["self"]
+    if op.name in ("squeeze", "unsqueeze") and op.axes_of(x).state:
+        yield from _view(op)
+        return
+    label = op.label("self")
     dims = op["dims"] if op["dim"] is None else op["dim"]
     dims = [dims] if isinstance(dims, int) else list(dims or ())
     range_of = x.dim() + 1 if op.name == "unsqueeze" else x.dim()
@@ -290,6 +294,11 @@ def _along_dims(op: Operation) -> Found:
         raise NotChannelwiseError(f"is read along its channels by {op.name}")
     for result in op.results():
         yield result, Axes(label)
+
+
+def _constant(op: Operation) -> Found:
+    """Made from a size; nothing but the type is read."""
+    yield op.output, Axes()
 
 
 def _spatial(op: Operation) -> Found:
@@ -303,8 +312,14 @@ def _spatial(op: Operation) -> Found:
         yield result, Axes(label)
 
 
-_POINTWISE = "alias clone copy detach dropout hardswish hardtanh lift_fresh native_dropout _prelu_kernel _to_copy"
-_ALONG = "_softmax _log_softmax amax amin cumsum flip logsumexp mean prod select slice squeeze std sum unsqueeze var"
+_POINTWISE = (
+    "alias clone copy detach dropout empty_like full_like hardswish hardtanh lift_fresh native_dropout ones_like"
+    " _prelu_kernel _to_copy zeros_like"
+)
+_ALONG = (
+    "_softmax _log_softmax amax amin argmax argmin cumsum flip linalg_vector_norm logsumexp max mean min prod select"
+    " slice squeeze std sum unsqueeze var var_mean"
+)
 _SPATIAL = (
     "avg_pool1d avg_pool2d avg_pool3d max_pool2d_with_indices max_pool3d_with_indices constant_pad_nd"
     " _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d"
@@ -316,6 +331,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_POINTWISE.split(), _pointwise),
     **dict.fromkeys(_ALONG.split(), _along_dims),
     **dict.fromkeys(_SPATIAL.split(), _spatial),
+    **dict.fromkeys(["new_empty", "new_full", "new_ones", "new_zeros"], _constant),
     **dict.fromkeys(["view", "_unsafe_view", "reshape"], _view),
     **dict.fromkeys(["t", "transpose", "permute"], _permute),
     **dict.fromkeys(["addmm", "mm"], _matmul),

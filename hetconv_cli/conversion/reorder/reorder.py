@@ -159,7 +159,7 @@ def _layers(model: nn.Module, plan: Plan, flow: Flow) -> dict[str, LayerEnergy]:
             raise HetconvError(f"reorder: {layer.name or 'the model'}: its weights hold NaN or infinite numbers")
         p, arrangement = change.p or 1, change.arrangement or "blocked"
         filters, channels = (
-            Side(_segments(flow, numbers, (names[id(conv.weight)], axis), size), _classes(size, p, arrangement))
+            Side(_segments(flow, numbers, (names.get(id(conv.weight), ""), axis), size), _classes(size, p, arrangement))
             for axis, size in enumerate(conv.weight.shape[:2])
         )
         layers[layer.name] = LayerEnergy(around.numpy(), filters, channels, p, 1 / total if total else 0.0)

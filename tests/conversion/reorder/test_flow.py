@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
+from torchvision.ops import FrozenBatchNorm2d
 
 from hetconv_cli.conversion.reorder.flow import tensors_of, watch
 from hetconv_cli.errors import HetconvError
@@ -28,6 +30,27 @@ def pins(model, x=None):
     return {axis: {flow.streams.pinned(piece.stream) for piece in label} for axis, label in flow.labels.items()}
 
 
+class Unsaved(nn.Module):
+    """A file of the network would not bring this buffer back in the new order."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.arange(8.0)[:, None, None], persistent=False)
+
+    def forward(self, x):
+        return x * self.scale
+
+
+class Running(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(8))
+
+    def forward(self, x):
+        self.mean.mul_(0.9).add_(x.mean((0, 2, 3)))
+        return x
+
+
 FREE = {
     "relu": torch.relu,
     "in place": lambda x: F.relu_(x).mul_(2).add_(1),
@@ -41,9 +64,14 @@ FREE = {
     "squeeze and excitation": lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)),
     "control flow on sizes": lambda x: x[:, :, : x.shape[2] // 2].clone() if x.shape[1] == 8 else x[:1],
     "images apart": lambda x: x.clamp(-1, 1).flatten(2).view(x.shape).contiguous(memory_format=torch.channels_last),
+    "a maximum, and zeros like it": lambda x: (x - x.amax(2, keepdim=True)) + torch.zeros_like(x) * x.new_ones(1),
+    "a frozen batch norm": FrozenBatchNorm2d(8),
     "sum with itself": lambda x: x + 0.5 * torch.tanh(x),
 }
 PINNED = {
+    "a weight kept beside its parts": prune.random_unstructured(nn.Conv2d(8, 8, 1, groups=8), "weight", 2),
+    "a buffer that no file holds": Unsaved(),
+    "a buffer written to": Running(),
     "a slice": lambda x: torch.cat((x[:, :3], x[:, 3:]), 1),
     "a part written": lambda x: x[:, :1].add_(1) * 0 + x,
     "chunks": lambda x: torch.cat(x.chunk(2, 1)[::-1], 1),
