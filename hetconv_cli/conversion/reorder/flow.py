@@ -51,10 +51,10 @@ def watch(model: nn.Module, inputs: tuple[Any, ...]) -> Flow:
         HetconvError: the model does not run on `inputs`, or its output cannot be looked into.
     """
     seen = _Watch(model)
-    with forward_pass(model), seen, seen.guard:
+    with forward_pass(model), torch.random.fork_rng(devices=[]), seen, seen.guard:
         seen.end(model(*inputs))
     if seen.unseen():
-        again = forward_pass(model), _containers_in_training(model), seen, seen.guard
+        again = forward_pass(model), torch.random.fork_rng(devices=[]), _containers_in_training(model), seen, seen.guard
         with contextlib.suppress(HetconvError), contextlib.ExitStack() as stack:
             for context in again:
                 stack.enter_context(context)

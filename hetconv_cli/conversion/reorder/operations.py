@@ -348,6 +348,8 @@ def rule_of(func: Any) -> Rule | None:
     if namespace != "aten":
         return None
     rule = RULES.get(name.rstrip("_"))
+    if func._schema.is_mutable and rule is not None:
+        return rule if rule is _pointwise else None  # out=: other views of what is written to are not known
     if rule is None and torch.Tag.pointwise in func.tags and torch.Tag.nondeterministic_seeded not in func.tags:
         return _pointwise
     return rule

@@ -59,7 +59,7 @@ class _Search:
         found = [identity(self._sizes)]
         anchored = [number for number, stream in self._streams.items() if self._is_anchored(stream)]
         if anchored:
-            found.append(self._spread(identity(self._sizes), set(self._sizes_fixed()), anchored))
+            found.append(self._spread(identity(self._sizes), set(), anchored))
         random = np.random.default_rng(seed)
         heaviest = sorted(self._streams.values(), key=lambda stream: -self._weight(stream))
         for stream in heaviest[:SEEDED_STARTS]:
@@ -102,7 +102,8 @@ class _Search:
         return gain > self.least
 
     def _spread(self, orders: Orders, placed: set[int], first: Sequence[int]) -> Orders:
-        """Orders stream after stream, outward from what is placed already."""
+        """Orders stream after stream, outward from what is placed already and from what cannot move."""
+        placed = placed | set(range(len(orders))) - set(self._streams)
         queue = [number for number in first if number not in placed]
         while queue or (queue := [number for number in self._streams if number not in placed][:1]):
             stream = self._streams[queue.pop(0)]
@@ -116,9 +117,6 @@ class _Search:
     def _is_anchored(self, stream: FreeStream) -> bool:
         """Whether a layer has this stream on one side and an order that is fixed on the other."""
         return any(other not in self._streams for role in stream.roles for other in role.other_streams())
-
-    def _sizes_fixed(self) -> list[int]:
-        return [number for number in range(len(self._sizes)) if number not in self._streams]
 
     def _weight(self, stream: FreeStream) -> float:
         return sum(role.layer.weight * float(role.profiles().sum()) for role in stream.roles)
