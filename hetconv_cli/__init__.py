@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from hetconv_cli.conversion.checkpoint import load, save
     from hetconv_cli.conversion.convert import Conversion, convert
     from hetconv_cli.conversion.fuse import fuse
+    from hetconv_cli.conversion.reorder.reorder import reorder
     from hetconv_cli.errors import ArgumentError, HetconvError, NotProvenError
     from hetconv_cli.export.lowering import lower
     from hetconv_cli.export.onnx_file import export_onnx
@@ -38,6 +39,7 @@ _HOMES = {
     "hetconv2d": "ops.hetconv2d",
     "load": "conversion.checkpoint",
     "lower": "export.lowering",
+    "reorder": "conversion.reorder.reorder",
     "save": "conversion.checkpoint",
 }
 
@@ -60,6 +62,7 @@ __all__ = [
     "hetconv2d",
     "load",
     "lower",
+    "reorder",
     "save",
 ]
 
