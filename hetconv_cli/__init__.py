@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from hetconv_cli.conversion.checkpoint import load, save
     from hetconv_cli.conversion.convert import Conversion, convert
     from hetconv_cli.conversion.fuse import fuse
+    from hetconv_cli.conversion.reorder.reorder import reorder
     from hetconv_cli.errors import ArgumentError, HetconvError, NotProvenError
+    from hetconv_cli.export.lowering import lower
     from hetconv_cli.export.onnx_file import export_onnx
     from hetconv_cli.layers import DepthwisePointwise, GroupwisePointwise, HetConv2d
     from hetconv_cli.measure.analyze import analyze
@@ -36,6 +38,8 @@ _HOMES = {
     "fuse": "conversion.fuse",
     "hetconv2d": "ops.hetconv2d",
     "load": "conversion.checkpoint",
+    "lower": "export.lowering",
+    "reorder": "conversion.reorder.reorder",
     "save": "conversion.checkpoint",
 }
 
@@ -57,6 +61,8 @@ __all__ = [
     "fuse",
     "hetconv2d",
     "load",
+    "lower",
+    "reorder",
     "save",
 ]
 

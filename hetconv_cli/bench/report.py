@@ -21,7 +21,7 @@ class Row:
         runtime: torch, compile, onnxruntime or openvino.
         dtype: float32 or int8.
         batch: Batch size.
-        form: The memory layout that was faster, of those tried.
+        form: What was fastest, of the forms and memory layouts tried.
         median_ms: Of one call.
         iqr_ms: Interquartile range.
         images_per_s: batch / median.

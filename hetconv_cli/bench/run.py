@@ -127,11 +127,13 @@ def _graph(form: Form, runtime: Runtime, dtype: str) -> Int8Graph | None:
 def _forms(
     contest: Contest, example: ExampleSpec, runtime: Runtime, dtype: str, settings: Settings
 ) -> Iterator[list[Form]]:
-    """Each subject in its faster form."""
+    """Each subject in its fastest form; the peer as it is, in the faster memory layout."""
     if runtime in ("torch", "compile"):
+        compiled = runtime == "compile"
         yield [
-            _faster(torch_forms(subject.model, example, settings.device, compiled=runtime == "compile"), settings)
+            _faster(torch_forms(subject.model, example, settings.device, compiled=compiled, plain=plain), settings)
             for subject in contest.subjects
+            for plain in [subject.variant == "grouped"]
         ]
         return
     opened = onnxruntime_form if runtime == "onnxruntime" else openvino_form

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hetconv_cli.bench.clock import Call
+from hetconv_cli.conversion.fuse import fuse
 from hetconv_cli.errors import ArgumentError
 from hetconv_cli.export.exporters import export_graph
 from hetconv_cli.export.inputs import inputs_like
@@ -50,33 +51,55 @@ def check_runtime(runtime: Runtime, device: Device) -> None:
             )
 
 
-def torch_forms(model: nn.Module, example: ExampleSpec, device: Device, *, compiled: bool) -> list[Form]:
-    """The network in torch: as it is, and in channels_last where its inputs are images. The faster one counts."""
+def torch_forms(
+    model: nn.Module, example: ExampleSpec, device: Device, *, compiled: bool, plain: bool = False
+) -> list[Form]:
+    """The network in torch, in every form that could be its fastest: the fastest one counts.
+
+    As it is and fused (`hc.fuse`: BatchNorm folded, weights packed), each in channels_last too where inputs are images.
+    A compiler is given the fused form alone: it folds what is left. `plain`: as it is, and nothing else.
+    """
     layouts = [torch.contiguous_format]
     if example.kind == "tensors" and all(len(shape) == 4 for shape in example.shapes):
         layouts.append(torch.channels_last)
-    return [_torch_form(model, example, device, layout, compiled=compiled) for layout in layouts]
+    own = copy.deepcopy(model).to(device).eval()
+    models = {} if compiled and not plain else {"as it is": own}
+    if not plain:
+        models["fused"] = fuse(own, example.make(device=device))
+    return [
+        _torch_form(form, f"{name}, {_LAYOUTS[layout]}", example, device, layout, compiled=compiled)
+        for name, form in models.items()
+        for layout in layouts
+    ]
+
+
+_LAYOUTS = {torch.contiguous_format: "contiguous", torch.channels_last: "channels_last"}
 
 
 def _torch_form(
-    model: nn.Module, example: ExampleSpec, device: Device, layout: torch.memory_format, *, compiled: bool
+    model: nn.Module, name: str, example: ExampleSpec, device: Device, layout: torch.memory_format, *, compiled: bool
 ) -> Form:
-    own = copy.deepcopy(model).to(device).eval()
+    own = copy.deepcopy(model)
     inputs = example.make(device=device)
     if layout is torch.channels_last:
         own = own.to(memory_format=layout)
         inputs = tuple(tensor.contiguous(memory_format=layout) for tensor in inputs)
-    run = torch.compile(own, options={"freezing": True}) if compiled else own
+    run = torch.compile(own) if compiled else own
 
     def call() -> Any:
         with torch.no_grad():
             return run(*inputs)
 
+    if compiled:
+        from torch._inductor import config
+
+        with config.patch(freezing=True):  # weights become constants; as an option of torch.compile it has no effect
+            call()
+
     @contextlib.contextmanager
     def opened() -> Iterator[Call]:
         yield call if device == "cpu" else _synchronised(call)
 
-    name = "channels_last" if layout is torch.channels_last else "contiguous"
     return Form(name, opened, lambda: tensors_in(call()))
 
 

@@ -20,6 +20,7 @@ from hetconv_cli.cli.options import (
     Json,
     Model,
     Pairs,
+    Reorder,
     Se,
     Seed,
     VariantChoice,
@@ -28,6 +29,7 @@ from hetconv_cli.cli.options import (
 if TYPE_CHECKING:
     from hetconv_cli.conversion.calibration.report import CalibrationReport
     from hetconv_cli.conversion.calibration.samples import Samples
+    from hetconv_cli.conversion.reorder.report import ReorderReport
     from hetconv_cli.conversion.transfer import Transfer
     from hetconv_cli.measure.choice import Choice
     from hetconv_cli.measure.network import Network
@@ -56,6 +58,7 @@ def convert(
     variant: Annotated[VariantChoice, typer.Option("--variant", help="gwc takes P groups.")] = VariantChoice.hetconv,
     se: Se = False,
     pairs: Pairs = False,
+    reorder: Reorder = False,
     transfer: TransferOption = None,
     calibrate: Calibrate = None,
     images: Images = 64,
@@ -101,7 +104,8 @@ def convert(
         if limit:
             check_target(limit.plan_file(target), overwrite=force)
 
-    job = replace(_plan(source, input, rules, pairs), weights=_announced(source, weights))
+    job = replace(_plan(source, input, rules, pairs), weights=_announced(source, weights), reorder=reorder)
+    _check_reorder(job)
     if limit or (job.plan.converted and not dry_run):
         job = _build(job, weights, seed, pictures)
     if limit:
@@ -127,6 +131,8 @@ class _Job:
     samples: "Samples | None" = None
     choice: "Choice | None" = None
     calibration: "CalibrationReport | None" = None
+    reorder: bool = False
+    reordering: "ReorderReport | None" = None
 
 
 def _announced(source: "Source", weights: str) -> str:
@@ -143,6 +149,17 @@ def _check_transfer(transfer: TransferChoice | None, pictures: ImageOptions) -> 
         raise ArgumentError("--transfer calibrated needs images: --calibrate FOLDER")
     if transfer not in (None, TransferChoice.calibrated) and pictures.folder is not None:
         raise ArgumentError(f"--calibrate is for --transfer calibrated, not {transfer}: leave one of them out")
+
+
+def _check_reorder(job: _Job) -> None:
+    """Before anything is built: whether there are weights, and classes for them."""
+    from hetconv_cli.conversion.reorder.reorder import check_can_be_reordered
+    from hetconv_cli.errors import ArgumentError
+
+    if job.reorder and job.weights == "random":
+        raise ArgumentError("--reorder needs trained weights: --weights DEFAULT, a name of theirs, or a file")
+    if job.reorder and job.plan.converted:
+        check_can_be_reordered(job.plan)
 
 
 def _suffix(p: str, variant: VariantChoice) -> str:
@@ -193,15 +210,19 @@ def _choose(job: _Job, limit: Limit, wish: "Wish", seed: int) -> _Job:
 
 
 def _write(job: _Job, transfer: TransferChoice | None, seed: int, target: Path, force: bool) -> _Job:
-    """Rewrites the network, calibrates it, writes it, and reads it back."""
+    """Reorders the network's channels, rewrites it, calibrates it, writes it, and reads it back."""
     from hetconv_cli.conversion.calibration.calibrate import calibrate
     from hetconv_cli.conversion.checkpoint import save
     from hetconv_cli.conversion.convert import Conversion, check_calls
+    from hetconv_cli.conversion.reorder.reorder import reorder_for
     from hetconv_cli.conversion.rewrite import apply_plan
 
     assert job.built is not None
-    original, report = job.built.model, None
+    original, report, reordering = job.built.model, None, None
     with output.progress(job.source.label) as progress:
+        if job.reorder:
+            reordered = reorder_for(original, job.plan, job.example.make(), seed=seed, progress=progress)
+            original, reordering = reordered.model, reordered.report
         progress("rewriting", 0, 2)
         new_model = apply_plan(original, job.plan, _transfer(transfer, job))
         check_calls(job.network.trace, job.plan, new_model, job.example.make())
@@ -209,9 +230,9 @@ def _write(job: _Job, transfer: TransferChoice | None, seed: int, target: Path, 
             report = calibrate(original, new_model, job.plan, job.samples, seed=seed, progress=progress)
         progress("writing and reading back", 1, 2)
         weights = f"{job.weights}, calibrated on {report.images} images" if report else job.weights
-        conversion = Conversion(new_model, job.plan, job.example, weights, report)
+        conversion = Conversion(new_model, job.plan, job.example, weights, report, reordering)
         save(conversion, target, source=str(job.source), overwrite=force, original=original)
-    return replace(job, weights=weights, written=target, calibration=report)
+    return replace(job, weights=weights, written=target, calibration=report, reordering=reordering)
 
 
 def _transfer(transfer: TransferChoice | None, job: _Job) -> "Transfer":
@@ -226,6 +247,7 @@ def _report(job: _Job, format: Format) -> None:
     from hetconv_cli.render.calibration import calibration_json, calibration_table
     from hetconv_cli.render.choice import choice_json, choice_table
     from hetconv_cli.render.convert import convert_csv, convert_json, convert_table, nothing_converted
+    from hetconv_cli.render.reorder import reorder_json, reorder_table
     from hetconv_cli.render.table import to_markdown
 
     summary = summarize(job.network, job.plan)
@@ -234,6 +256,7 @@ def _report(job: _Job, format: Format) -> None:
         structure = convert_json(name, job.plan, summary, written, job.weights)
         structure["choice"] = choice_json(job.choice) if job.choice else None
         structure["calibration"] = calibration_json(job.calibration) if job.calibration else None
+        structure["reorder"] = reorder_json(job.reordering) if job.reordering else None
         output.json_data(structure)
     elif format is Format.csv:
         output.data(convert_csv(job.plan))
@@ -242,8 +265,9 @@ def _report(job: _Job, format: Format) -> None:
     else:
         table = convert_table(name, job.plan, summary, job.example.describe(), job.weights)
         chosen = [choice_table(job.choice)] if job.choice else []
+        reordered = [reorder_table(job.reordering)] if job.reordering else []
         calibrated = [calibration_table(job.calibration)] if job.calibration else []
-        for each in (table, *chosen, *calibrated):
+        for each in (table, *chosen, *reordered, *calibrated):
             if format is Format.markdown:
                 output.data(to_markdown(each))
             else:

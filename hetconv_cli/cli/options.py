@@ -65,6 +65,10 @@ Se = Annotated[
 Pairs = Annotated[
     bool, typer.Option("--pairs", help="Take depthwise + pointwise pairs as one convolution each (MobileNet_P32).")
 ]
+Reorder = Annotated[
+    bool,
+    typer.Option("--reorder", help="First put channels in an order in which the classes keep more; same function."),
+]
 FormatOption = Annotated[Format, typer.Option("--format", help="How the report is written to stdout.")]
 Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]

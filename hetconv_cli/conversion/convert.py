@@ -13,11 +13,13 @@ from hetconv_cli.conversion.calibration.samples import read_samples
 from hetconv_cli.conversion.candidates import find_candidates
 from hetconv_cli.conversion.copying import copy_structure
 from hetconv_cli.conversion.pairs import with_pairs
+from hetconv_cli.conversion.reorder.reorder import reorder_for
+from hetconv_cli.conversion.reorder.report import ReorderReport
 from hetconv_cli.conversion.rewrite import apply_plan, core_name
 from hetconv_cli.conversion.trace import Recorder, Trace, forward_pass, trace
 from hetconv_cli.conversion.transfer import Transfer
 from hetconv_cli.errors import ArgumentError, HetconvError
-from hetconv_cli.models.example import ExampleSpec, spec_of
+from hetconv_cli.models.example import ExampleSpec, inputs_of, spec_of
 from hetconv_cli.plan import SE_REDUCTION, VARIANTS, Part, Plan, Rules, Variant, Wish, make_plan
 from hetconv_cli.plan_file import parse_part
 
@@ -34,6 +36,7 @@ class Conversion:
         example: What the network is called with, where that is known.
         weights: Where the weights come from, for people.
         calibration: What a calibration did, where there was one.
+        reordering: What a reordering of the channels did before, where there was one.
     """
 
     model: nn.Module
@@ -41,6 +44,7 @@ class Conversion:
     example: ExampleSpec | None = None
     weights: str = "the given model's, by centre taps"
     calibration: CalibrationReport | None = None
+    reordering: ReorderReport | None = None
 
 
 def convert(
@@ -58,6 +62,7 @@ def convert(
     calibration: Iterable[Any] | None = None,
     seed: int = 0,
     memory: int = MEMORY,
+    reorder: bool = False,
 ) -> Conversion:
     """Rewrites the eligible Conv2d layers of any network; the caller's model is untouched.
 
@@ -81,6 +86,8 @@ def convert(
             layer where that would take more.
         pairs: Take a depthwise + pointwise pair, with the normalisation and activation between them, as one
             convolution, and convert that. Needs `example`: pairs are found by watching a forward pass.
+        reorder: First put channels that belong together next to each other, wherever that leaves the network's
+            function as it is, so that the classes keep more (`hetconv_cli.reorder`). Needs `example`.
 
     Raises:
         ArgumentError: an argument out of range; a part that fits no layer; a rule that names none.
@@ -97,7 +104,7 @@ def convert(
     if pairs and calibration is not None:
         raise ArgumentError("a pair's one convolution cannot be calibrated: pass pairs or calibration, not both")
     rules = rules or Rules(make_wish(p, arrangement=arrangement, variant=variant, groups=groups, se=se))
-    inputs = None if example is None else _inputs(example)
+    inputs = None if example is None else inputs_of(example)
     watched = copy_structure(model)  # a forward may write to buffers, and the caller's are not to change
     seen = None if inputs is None else trace(watched, inputs)
     candidates = find_candidates(model, seen)
@@ -106,15 +113,21 @@ def convert(
             raise ArgumentError("pairs are found by watching a forward pass: expected an example, got None")
         candidates = with_pairs(candidates, watched, inputs)
     plan = make_plan(candidates, rules)
+    reordering = None
+    if reorder and plan.converted:
+        reordered = reorder_for(model, plan, _for_reorder(inputs, transfer), seed=seed)
+        model, reordering = reordered.model, reordered.report
+        watched = copy_structure(model)
     new_model = apply_plan(model, plan, "center" if transfer == "calibrated" else transfer)
     if inputs is not None and seen is not None:
         check_calls(seen, plan, new_model, inputs)
     spec = example if isinstance(example, ExampleSpec | None) else spec_of(example)
     if calibration is None:
-        return Conversion(new_model, plan, spec)
+        return Conversion(new_model, plan, spec, reordering=reordering)
     samples = read_samples(calibration, model, spec)
     report = calibrate(watched, new_model, plan, samples, seed=seed, memory=memory)
-    return Conversion(new_model, plan, spec, f"the given model's, calibrated on {report.images} images", report)
+    weights = f"the given model's, calibrated on {report.images} images"
+    return Conversion(new_model, plan, spec, weights, report, reordering)
 
 
 def _check_transfer(transfer: str, calibration: object) -> None:
@@ -123,6 +136,14 @@ def _check_transfer(transfer: str, calibration: object) -> None:
         raise ArgumentError(f"transfer must be one of {', '.join(known)}; got {transfer!r}")
     if (transfer == "calibrated") != (calibration is not None):
         raise ArgumentError("transfer 'calibrated' and `calibration`, the images, go together")
+
+
+def _for_reorder(inputs: tuple[Any, ...] | None, transfer: str) -> tuple[Any, ...]:
+    if transfer == "fresh":
+        raise ArgumentError("reorder is for trained weights, and transfer 'fresh' takes random ones: leave one out")
+    if inputs is None:
+        raise ArgumentError("reorder follows channels through a forward pass: expected an example, got None")
+    return inputs
 
 
 def make_wish(
@@ -166,9 +187,3 @@ def check_calls(before: Trace, plan: Plan, new_model: nn.Module, inputs: tuple[A
                 f"{layer.name}: the model calls this convolution past its module tree (a list, a closure), so it"
                 " cannot be replaced; keep it: rules with this name set to 'keep'"
             )
-
-
-def _inputs(example: Any) -> tuple[Any, ...]:
-    if isinstance(example, ExampleSpec):
-        return example.make()
-    return example if isinstance(example, tuple) else (example,)

@@ -2,7 +2,7 @@
 
 `onnx_file.export_onnx` is the way in. Behind it: `inputs` and `outputs` (what a model is called with and returns, as
 named tensors), `lowering` (HetConv2d -> two plain convolutions), `exporters` (torch's two exporters), `fold`
-(BatchNormalization into the convolutions before it), `proof` and `conditioning`.
+(BatchNormalization into the convolutions before it), `residuals` (the order of sums), `proof` and `conditioning`.
 """
 
 from hetconv_cli.export.onnx_file import DEFAULT_OPSET, ExportReport, export_onnx

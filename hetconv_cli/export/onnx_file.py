@@ -20,9 +20,10 @@ from hetconv_cli.export.conditioning import condition
 from hetconv_cli.export.exporters import EXAMPLE_BATCH, Exporter, export_graph, exporter_for
 from hetconv_cli.export.fold import FoldCount, fold_batchnorms
 from hetconv_cli.export.inputs import Inputs, inputs_like
-from hetconv_cli.export.lowering import lower
+from hetconv_cli.export.lowering import with_two_convolutions
 from hetconv_cli.export.outputs import named_outputs
 from hetconv_cli.export.proof import Evidence, Tolerance, check_file, prove
+from hetconv_cli.export.residuals import add_residuals_first
 from hetconv_cli.files import check_target
 from hetconv_cli.models.one_line import one_line
 
@@ -179,7 +180,7 @@ def _make(model: nn.Module, file: Path, plan: _Plan) -> tuple[FoldCount, Counter
     """Writes the file of `model`, and counts what was folded and which operators it holds."""
     plan.progress("exporting")
     graph = export_graph(
-        lower(model),
+        with_two_convolutions(model),
         plan.inputs,
         plan.output_names,
         batch=plan.example_batch,
@@ -188,6 +189,7 @@ def _make(model: nn.Module, file: Path, plan: _Plan) -> tuple[FoldCount, Counter
     )
     plan.progress("folding BatchNorm")
     count = fold_batchnorms(graph)
+    add_residuals_first(graph.graph)
     _save(graph, file)
     return count, Counter(node.op_type for node in graph.graph.node)
 

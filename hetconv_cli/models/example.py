@@ -138,6 +138,13 @@ def _wanted(like: ExampleSpec | None) -> str:
     return f"{like.describe()} (or 224, or 224x320, for height and width)"
 
 
+def inputs_of(example: Any) -> tuple[Any, ...]:
+    """The positional arguments that an example stands for: an ExampleSpec, a tuple of tensors, or the only input."""
+    if isinstance(example, ExampleSpec):
+        return example.make()
+    return example if isinstance(example, tuple) else (example,)
+
+
 def spec_of(example: Any) -> ExampleSpec:
     """The shapes of an example that a user gave.
 

@@ -13,7 +13,7 @@ from hetconv_cli.render.table import Table, to_csv
 
 SCHEMA = "hetconv.bench/1"
 _MEANING = [
-    "  speed-up: over the standard network in the same runtime, batch and type, in its faster memory layout.",
+    "  speed-up: over the standard network in the same runtime, batch and type, in its fastest form.",
     "  promised: the ratio of their MACs. share: how much of the promise the clock keeps.",
 ]
 _PEER = "  grouped: HetConv as public code runs it; promised by the MACs that it executes, its centre taps twice."

@@ -121,3 +121,39 @@ def test_interrupted_half_way_leaves_nothing(here, capsys, monkeypatch):
     status, out, err = run(capsys, "--calibrate", "images")
     assert (status, out, err) == (130, "", "hetconv: interrupted; nothing was written\n")
     assert not list(here.glob("*safetensors*"))
+
+
+def test_reordered_channels_are_reported_written_and_the_same_each_time(here, capsys):
+    files = []
+    for name in ("a", "b"):
+        arguments = ["--calibrate", "images", "--reorder", "--json", "-o", f"{name}.safetensors"]
+        status, out, err = run(capsys, *arguments)
+        assert (status, "wrote" in err) == (0, True)
+        files.append((here / f"{name}.safetensors").read_bytes())
+        report = json.loads(out)["reorder"]
+        assert report["after"] > report["before"]
+        assert [layer["name"] for layer in report["layers"]] == ["0", "2"]
+        assert [stream["pinned"] for stream in report["streams"]] == [None, "reaches the network's output"]
+    assert files[0] == files[1]
+    status, out, _ = run(capsys, "--reorder", "--budget", "0.5", "-o", "c.safetensors")
+    assert status == 0
+    assert "energy kept in the classes: " in out
+    assert "kept in its order: reaches the network's output" in out
+    status, out, _ = run(capsys, "-o", "d.safetensors", "--json")
+    assert json.loads(out)["reorder"] is None
+
+
+def test_there_is_no_order_for_what_has_no_classes(here, capsys):
+    for arguments, says in (
+        (["--reorder", "--variant", "dwc"], "reorder is for HetConv layers alone, but 0 becomes DWC+PWC"),
+        (["--reorder", "--se"], "reorder is for HetConv layers alone"),
+    ):
+        before = sorted(here.iterdir())
+        status, out, err = run(capsys, *arguments)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert says in err
+        assert sorted(here.iterdir()) == before
+    with pytest.raises(SystemExit) as stop:
+        main(["convert", "resnet18", "--reorder"])
+    assert stop.value.code == 2
+    assert "--reorder needs trained weights: --weights DEFAULT" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import torchvision
 from torch import nn
 
 from hetconv_cli.conversion.convert import convert
-from hetconv_cli.conversion.fuse import fuse
+from hetconv_cli.conversion.fuse import fold_batchnorms, fuse
 from hetconv_cli.errors import HetconvError
 from hetconv_cli.layers import FusedHetConv2d, HetConv2d
 
@@ -61,8 +61,8 @@ def test_resnet18_keeps_no_batchnorm_behind_a_hetconv():
     fused = fuse(converted, x)
     names = kinds(fused)
     assert names.count("FusedHetConv2d") == 16
-    assert names.count("BatchNorm2d") == 4  # behind the image stem and the three 1 x 1 convolutions
-    assert names.count("ReLU") == 1
+    assert names.count("BatchNorm2d") == 0
+    assert names.count("ReLU") == 1  # behind the stem
     y = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         expected = converted(y)
@@ -72,7 +72,7 @@ def test_resnet18_keeps_no_batchnorm_behind_a_hetconv():
 def test_without_an_example_a_random_image_with_the_first_convolutions_channels_is_taken():
     first = nn.Conv2d(1, 8, 3, stride=8, dtype=torch.float64)
     fused = fuse(nn.Sequential(first, norm(), nn.ReLU(), hetconv(), norm(), nn.ReLU()))
-    assert kinds(fused) == ["Conv2d", "BatchNorm2d", "ReLU", "FusedHetConv2d", "Identity", "Identity"]
+    assert kinds(fused) == ["Conv2d", "Identity", "ReLU", "FusedHetConv2d", "Identity", "Identity"]
     assert kinds(fuse(nn.Sequential(nn.MaxPool2d(2)))) == ["MaxPool2d"]
 
 
@@ -93,13 +93,14 @@ def test_a_norm_without_weights_and_a_synchronised_one(layer):
     assert kinds(fused_equal(nn.Sequential(hetconv(), layer), image())) == ["FusedHetConv2d", "Identity"]
 
 
-def test_a_bare_layer_stays_as_it_is():
-    assert kinds(fused_equal(hetconv(), image())) == ["HetConv2d"]
+def test_a_layer_alone_is_prepared_and_a_relu_behind_it_goes_in():
+    assert kinds(fused_equal(hetconv(), image())) == ["FusedHetConv2d"]
+    assert kinds(fused_equal(nn.Sequential(hetconv(), nn.ReLU()), image())) == ["FusedHetConv2d", "Identity"]
 
 
 def test_a_norm_with_statistics_of_the_batch_stays():
     layer = nn.BatchNorm2d(8, track_running_stats=False, dtype=torch.float64)
-    assert "HetConv2d" in kinds(fused_equal(nn.Sequential(hetconv(), layer), image()))
+    assert kinds(fused_equal(nn.Sequential(hetconv(), layer), image())) == ["FusedHetConv2d", "BatchNorm2d"]
 
 
 class Parts(nn.Module):
@@ -140,7 +141,7 @@ class SharesTheNorm(Parts):
 
 @pytest.mark.parametrize("network", [ReadsTwice, ReadsAView, KeepsIt, CallsTwice, SharesTheNorm])
 def test_a_norm_that_is_not_the_only_reader_stays(network):
-    assert kinds(fused_equal(network(), image()))[:2] == ["HetConv2d", "BatchNorm2d"]
+    assert kinds(fused_equal(network(), image()))[:2] == ["FusedHetConv2d", "BatchNorm2d"]
 
 
 class ReturnsBoth(Parts):
@@ -152,7 +153,7 @@ class ReturnsBoth(Parts):
 def test_an_output_that_the_network_returns_is_kept():
     network = ReturnsBoth().eval()
     fused = fuse(network, image())
-    assert kinds(fused)[:2] == ["HetConv2d", "BatchNorm2d"]
+    assert kinds(fused)[:2] == ["FusedHetConv2d", "BatchNorm2d"]
 
 
 class ReluElsewhereToo(Parts):
@@ -243,3 +244,56 @@ def test_a_fused_layer_prints_its_relu_and_adds_a_residual():
     x, residual = image(), image()
     torch.testing.assert_close(fused(x, residual), F.relu(layer(x) + residual).detach(), rtol=0, atol=1e-12)
     assert fused.prepare().packed is None  # the fused GPU kernel does not serve here
+
+
+class ReadsItsWeight(nn.Module):
+    """Its convolution's weight is used elsewhere, so it must stay what it is."""
+
+    def __init__(self, conv) -> None:
+        super().__init__()
+        self.conv, self.norm = conv, norm()
+
+    def forward(self, x):
+        weight = next(self.conv.parameters())
+        return self.norm(self.conv(x)) + weight.square().sum()
+
+
+@pytest.mark.parametrize("conv", [hetconv(), nn.Conv2d(8, 8, 3, padding=1, dtype=torch.float64)])
+def test_a_convolution_whose_weight_is_read_elsewhere_keeps_it(conv):
+    assert "BatchNorm2d" in kinds(fused_equal(ReadsItsWeight(conv), image()))
+
+
+@pytest.mark.parametrize("groups", [1, 4, 8])
+def test_plain_convolutions_take_their_batchnorm(groups):
+    conv = nn.Conv2d(8, 16, (3, 1), 2, "valid", 2, groups, bias=False, padding_mode="reflect", dtype=torch.float64)
+    assert kinds(fused_equal(nn.Sequential(conv, norm(16)), image())) == ["Conv2d", "Identity"]
+
+
+def test_fold_batchnorms_keeps_the_kinds_of_layers():
+    chain = nn.Sequential(hetconv(), norm(), nn.ReLU(), nn.Conv2d(8, 8, 1, dtype=torch.float64), norm())
+    x = image()
+    folded = fold_batchnorms(chain, x)
+    assert kinds(folded) == ["HetConv2d", "Identity", "ReLU", "Conv2d", "Identity"]
+    with torch.no_grad():
+        torch.testing.assert_close(folded(x), chain.eval()(x), rtol=0, atol=1e-12)
+
+
+def test_a_basic_block_with_a_norm_of_batch_statistics_is_left_whole():
+    def norm_of_the_batch(channels):
+        return nn.BatchNorm2d(channels, track_running_stats=False)
+
+    model = torchvision.models.resnet18(norm_layer=norm_of_the_batch).double()
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    converted = convert(model, p=4, example=x).model.eval()
+    fused = fuse(converted, x)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), converted(x), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("form", [lambda model, x: model, fuse, fold_batchnorms], ids=["converted", "fused", "folded"])
+def test_a_whole_network_compiles_without_a_graph_break(form):
+    x = torch.randn(1, 3, 64, 64)
+    model = form(convert(torchvision.models.resnet18(), p=4, example=x).model.eval(), x)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), model(x), rtol=0, atol=1e-4 * float(model(x).abs().max()))

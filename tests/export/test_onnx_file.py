@@ -160,7 +160,7 @@ def test_a_twin_with_another_graph_proves_nothing(tmp_path, monkeypatch):
 def test_a_difference_on_the_twin_is_said_to_be_there(tmp_path, monkeypatch):
     twins = iter([nn.Sequential(nn.Flatten(), nn.Linear(324, 3))])
     monkeypatch.setattr(onnx_file, "condition", lambda *_: next(twins))
-    make, wrong = onnx_file.lower, nn.Linear(324, 3)
+    make, wrong = onnx_file.with_two_convolutions, nn.Linear(324, 3)
 
     def lower_and_swap(model):
         lowered = make(model)
@@ -168,7 +168,7 @@ def test_a_difference_on_the_twin_is_said_to_be_there(tmp_path, monkeypatch):
             lowered[-1] = wrong
         return lowered
 
-    monkeypatch.setattr(onnx_file, "lower", lower_and_swap)
+    monkeypatch.setattr(onnx_file, "with_two_convolutions", lower_and_swap)
     silent = nn.Sequential(nn.Flatten(), nn.Linear(324, 3))
     nn.init.zeros_(silent[-1].weight)
     with pytest.raises(

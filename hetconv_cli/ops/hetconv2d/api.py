@@ -11,13 +11,7 @@ from hetconv_cli.errors import ArgumentError
 from hetconv_cli.geometry import PaddingMode
 from hetconv_cli.ops.hetconv2d import validation
 from hetconv_cli.ops.hetconv2d.availability import architecture, why_not_triton
-from hetconv_cli.ops.hetconv2d.fused import (
-    check_dtypes,
-    compute_dtype,
-    hetconv2d_triton,
-    hetconv2d_triton_inference,
-    pack_weights,
-)
+from hetconv_cli.ops.hetconv2d.fused import check_dtypes, compute_dtype, hetconv2d_triton
 from hetconv_cli.ops.hetconv2d.grouped import hetconv2d_grouped
 from hetconv_cli.ops.hetconv2d.measured import lookup
 from hetconv_cli.ops.hetconv2d.reference import hetconv2d_reference
@@ -101,32 +95,6 @@ def run(
     batched = input if input.dim() == 4 else input.unsqueeze(0)
     output = serve(batched, weight_1x1, weight_ring, bias, spec)
     return output if input.dim() == 4 else output.squeeze(0)
-
-
-def run_inference(
-    input: Tensor,
-    weight_1x1: Tensor,
-    weight_ring: Tensor,
-    bias: Tensor | None,
-    spec: HetConvSpec,
-    implementation: Implementation,
-    *,
-    packed: Tensor | None,
-    residual: Tensor | None,
-    relu: bool,
-) -> Tensor:
-    """relu(`run` + residual), without gradients where the fused kernel serves; `packed` are its weights, if at hand."""
-    dtype = compute_dtype(input)
-    chosen = choose_implementation(implementation, spec=spec, device=input.device, dtype=dtype)
-    if chosen.implementation != "triton" or input.dim() != 4:
-        output = run(input, weight_1x1, weight_ring, bias, spec, chosen.implementation)
-        output = output if residual is None else output + residual
-        return torch.relu(output) if relu else output
-    check_dtypes(input, weight_1x1)
-    if packed is None:
-        packed = pack_weights(weight_1x1, weight_ring, spec)
-    residual = None if residual is None else residual.to(dtype)
-    return hetconv2d_triton_inference(input.to(dtype), packed.to(dtype), bias, residual, spec, relu=relu)
 
 
 def hetconv2d(

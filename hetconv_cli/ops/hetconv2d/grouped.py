@@ -46,9 +46,17 @@ def coarsened(weight_ring: Tensor, spec: HetConvSpec, least_channels: int) -> tu
 
 
 def two_convolutions(
-    input: Tensor, kernels: Tensor, weight_1x1: Tensor, bias: Tensor | None, spec: HetConvSpec
+    input: Tensor,
+    kernels: Tensor,
+    weight_1x1: Tensor,
+    bias: Tensor | None,
+    spec: HetConvSpec,
+    residual: Tensor | None = None,
 ) -> Tensor:
-    """Grouped K x K with `kernels` (from `group_kernels`) plus the 1 x 1 at the windows' centres."""
+    """Grouped K x K with `kernels` (from `group_kernels`), plus `residual`, plus the 1 x 1 at the windows' centres.
+
+    The residual comes before the 1 x 1, which compilers then add, with a ReLU, in place.
+    """
     g = spec.geometry
     padding = g.padding
     if g.padding_mode != "zeros":
@@ -57,15 +65,18 @@ def two_convolutions(
     # A window reaches beyond its centre: what the padding lacks of that is cut off the input, what it has more is kept.
     beyond = [have - need for have, need in zip(padding, reach(g), strict=True)]
     centres = crop(input, max(0, -beyond[0]), max(0, -beyond[1]))
-    if spec.positions is None and max(beyond) <= 0 and _rows_are_pixels(input):
+    if spec.positions is None and max(beyond) <= 0 and rows_are_pixels(input):
         grouped = F.conv2d(mine, kernels, bias, g.stride, padding, g.dilation, spec.groups)
+        grouped = grouped if residual is None else grouped.add_(residual)
         return _add_pointwise(grouped, centres[..., :: g.stride[0], :: g.stride[1]], weight_1x1)
-    grouped = F.conv2d(mine, kernels, None, g.stride, padding, g.dilation, spec.groups)
+    grouped = _select(F.conv2d(mine, kernels, None, g.stride, padding, g.dilation, spec.groups), 1, spec.positions)
+    grouped = grouped if residual is None else grouped + residual
     pointwise = F.conv2d(centres, weight_1x1, bias, g.stride, (max(0, beyond[0]), max(0, beyond[1])))
-    return pointwise + _select(grouped, 1, spec.positions)  # the first operand lays out the sum
+    # The first operand lays out the sum, and is the buffer in which torch.compile adds the other.
+    return grouped + pointwise if spec.positions is None else pointwise + grouped
 
 
-def _rows_are_pixels(input: Tensor) -> bool:
+def rows_are_pixels(input: Tensor) -> bool:
     """Whether the 1 x 1 can be a matrix product added in place: on the CPU, channels_last, no tracer or autocast."""
     return (
         input.device.type == "cpu"

@@ -1,6 +1,7 @@
 """A network trained on scikit-learn's digits, and what conversions of it know. Run this file for the docs' table."""
 
 import functools
+import itertools
 
 import torch
 from sklearn.datasets import load_digits
@@ -56,16 +57,18 @@ def accuracy(model: nn.Module) -> float:
     return float((found == labels[TRAINED_ON:]).float().mean())
 
 
-def row(p: int) -> dict[str, float]:
+def row(p: int, *, reorder: bool = False) -> dict[str, float]:
     """Accuracies with a part: by centre taps, by sums, and calibrated on so many unlabelled training images."""
     images, _ = digits()
+    more = {"reorder": reorder, "example": images[:1]}
     how = {way: {"transfer": way} for way in ("center", "sum")}
     how |= {str(count): {"calibration": images[:count]} for count in IMAGES}
-    return {name: accuracy(hc.convert(trained(), p=p, **way).model) for name, way in how.items()}
+    return {name: accuracy(hc.convert(trained(), p=p, **way, **more).model) for name, way in how.items()}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     print(f"original {100 * accuracy(trained()):.1f} %")  # noqa: T201  # a script's output
-    for part in PARTS:
-        print(f"P={part}", {name: f"{100 * value:.1f} %" for name, value in row(part).items()})  # noqa: T201
+    for part, reorder in itertools.product(PARTS, (False, True)):
+        found = {name: f"{100 * value:.1f} %" for name, value in row(part, reorder=reorder).items()}
+        print(f"P={part}{', reordered' if reorder else ''}", found)  # noqa: T201

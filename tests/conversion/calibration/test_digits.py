@@ -35,6 +35,11 @@ def test_calibrated_is_more_accurate_than_centre_taps_and_sums_everywhere():
         assert calibrated[-1] > original - 0.06
 
 
+def test_an_order_that_suits_the_classes_is_worth_most_where_least_is_kept():
+    plain, reordered = data.row(8), data.row(8, reorder=True)
+    assert all(reordered[str(count)] > plain[str(count)] + 0.01 for count in data.IMAGES)
+
+
 def test_a_budget_beats_the_uniform_part_of_the_same_macs():
     images, _ = data.digits()
     model, x, calibration = data.trained(), images[:1], images[:128]
