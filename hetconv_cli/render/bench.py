@@ -1,7 +1,8 @@
 """The report of `hetconv bench`."""
 
+import string
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -46,23 +47,35 @@ def bench_tables(report: BenchReport) -> list[Table]:
         blocks.setdefault(_block(row), []).append(row)
     versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
     above = [f"{_headline(report)}  ({versions})"]
-    tables = [_table(name, rows) for name, rows in blocks.items()]
+    letters = _letters(blocks)
+    tables = [_table(name, rows, letters) for name, rows in blocks.items()]
     tables[0] = replace(tables[0], above=[*above, *tables[0].above])
-    tables[-1] = replace(tables[-1], below=_below(report))
+    tables[-1] = replace(tables[-1], below=[*_below(report), *_legend(letters)])
     return tables
 
 
-def _table(name: str, rows: list[Row]) -> Table:
+def _table(name: str, rows: list[Row], letters: Mapping[str, str]) -> Table:
     """One block; what is the same in all its rows stands above them."""
     headers = ["layer"] if any(row.layer for row in rows) else []
     headers += ["variant", *_NUMBERS]
-    forms = {row.form for row in rows}
-    if len(forms) > 1:
-        headers.append("form")
-    elif forms != {"onnx"}:
-        name = f"{name}, {rows[0].form}"
+    cells = [[_cell(row, header) for header in headers] for row in rows]
     left = frozenset(index for index, header in enumerate(headers) if header not in _NUMBERS)
-    return Table(headers, [[_cell(row, header) for header in headers] for row in rows], [name], left=left)
+    if len({row.form for row in rows}) > 1:
+        headers.append("form")
+        cells = [[*line, letters[row.form]] for line, row in zip(cells, rows, strict=True)]
+    elif rows[0].form != "onnx":
+        name = f"{name}, {rows[0].form}"
+    return Table(headers, cells, [name], left=left)
+
+
+def _letters(blocks: Mapping[str, list[Row]]) -> dict[str, str]:
+    """A letter for each form in a block of several: their names are too long for a column."""
+    forms = dict.fromkeys(row.form for rows in blocks.values() if len({r.form for r in rows}) > 1 for row in rows)
+    return dict(zip(forms, string.ascii_lowercase, strict=False))
+
+
+def _legend(letters: Mapping[str, str]) -> list[str]:
+    return [f"  form: {'; '.join(f'{letter} = {form}' for form, letter in letters.items())}"] if letters else []
 
 
 def _headline(report: BenchReport) -> str:
@@ -91,7 +104,6 @@ def _cell(row: Row, header: str) -> str:
         "speed-up": lambda: f"x{row.speedup:.2f}",
         "promised": lambda: f"x{row.promised:.2f}",
         "share": lambda: f"{row.share:.2f}",
-        "form": lambda: row.form,
     }
     return cells[header]()
 

@@ -75,7 +75,8 @@ def test_a_table_for_each_runtime_type_and_batch_with_the_layers_in_it():
     assert (second.above, second.headers[0]) == (["onnxruntime int8, batch 8"], "variant")
     assert [row[:2] for row in first.rows] == [["network", "standard"], ["network", "P=4"], ["layer1.0.conv1", "P=4"]]
     assert first.headers[-1] == "form"
-    assert [row[-1] for row in first.rows] == ["channels_last", "channels_last", "contiguous"]
+    assert [row[-1] for row in first.rows] == ["a", "a", "b"]
+    assert second.below[-1] == "  form: a = channels_last; b = contiguous"
     assert first.below == ()
 
 
