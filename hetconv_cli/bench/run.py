@@ -18,7 +18,6 @@ from hetconv_cli.bench.int8_graph import Int8Graph, inspect_onnxruntime, inspect
 from hetconv_cli.bench.quantize import Batch, image_batches, quantize, random_batches
 from hetconv_cli.bench.report import BenchReport, Row
 from hetconv_cli.bench.runtimes import (
-    Device,
     Form,
     Runtime,
     check_runtime,
@@ -30,6 +29,7 @@ from hetconv_cli.bench.runtimes import (
 )
 from hetconv_cli.bench.subjects import Contest, Subject
 from hetconv_cli.errors import ArgumentError, HetconvError
+from hetconv_cli.models.device import DeviceName
 from hetconv_cli.models.example import ExampleSpec
 
 LARGEST_ERROR = {"float32": 1e-3, "int8": 0.5}  # relative to the output's scale; int8 rounds, and is told apart
@@ -54,7 +54,7 @@ class Settings:
 
     runtimes: Sequence[Runtime] = ("torch",)
     batches: Sequence[int] = (1, 8)
-    device: Device = "cpu"
+    device: DeviceName = "cpu"
     dtypes: Sequence[str] = ("float32",)
     threads: int = 1
     rounds: int = 5
@@ -165,7 +165,7 @@ def _faster(forms: list[Form], settings: Settings) -> Form:
     return min(zip(timings, forms, strict=True), key=lambda pair: pair[0].median_ms)[1]
 
 
-def _checked(subject: Subject, form: Form, inputs: tuple[Any, ...], device: Device, dtype: str) -> float:
+def _checked(subject: Subject, form: Form, inputs: tuple[Any, ...], device: DeviceName, dtype: str) -> float:
     """Largest difference from the reference relative to the output's scale."""
     reference = subject.reference().to(device).eval()
     with torch.no_grad():

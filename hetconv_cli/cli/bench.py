@@ -10,7 +10,7 @@ import typer
 from hetconv_cli.cli import output
 from hetconv_cli.cli.calibration import ImageOptions, Images, Mean, Std
 from hetconv_cli.cli.config import Config, rules_of
-from hetconv_cli.cli.options import Debug, Force, Format, FormatOption, Input, Json, Model, Original, Seed
+from hetconv_cli.cli.options import Debug, Device, Force, Format, FormatOption, Input, Json, Model, Original, Seed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -54,7 +54,7 @@ def bench(
     images: Images = 64,
     mean: Mean = None,
     std: Std = None,
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     threads: Annotated[int | None, typer.Option("--threads", help="On the CPU [default: torch's].")] = None,
     layers: Annotated[bool, typer.Option("--layers", help="Each different layer alone, too.")] = False,
     rounds: Annotated[int, typer.Option("--rounds", help="Alternating blocks of each network.")] = 5,
@@ -218,23 +218,23 @@ def _settings(
     from hetconv_cli.bench.run import Settings
     from hetconv_cli.bench.runtimes import RUNTIMES, check_runtime
     from hetconv_cli.errors import ArgumentError
+    from hetconv_cli.models.device import check_device
 
     known = {
         "--runtime": (runtime, RUNTIMES),
         "--dtype": (dtype, ("float32", "int8")),
-        "--device": (device, ("cpu", "cuda")),
     }
     for option, (words, allowed) in known.items():
-        for word in [words] if option == "--device" else words.split(","):
+        for word in words.split(","):
             if word not in allowed:
                 raise ArgumentError(f"{option}: expected {', '.join(allowed)}; got {word!r}")
     for option, number in {"--rounds": rounds, "--seconds": seconds, "--threads": threads}.items():
         if number is not None and not 0 < number < float("inf"):
             raise ArgumentError(f"{option}: expected a positive number, got {number}")
     settings = Settings(
-        runtimes=tuple(dict.fromkeys(runtime.split(","))),  # type: ignore[arg-type]  # checked above, like device
+        runtimes=tuple(dict.fromkeys(runtime.split(","))),  # type: ignore[arg-type]  # checked above
         batches=_batches(batch),
-        device=device,  # type: ignore[arg-type]
+        device=check_device(device),
         dtypes=tuple(dict.fromkeys(dtype.split(","))),
         threads=_threads(threads),
         rounds=rounds,

@@ -13,6 +13,7 @@ from hetconv_cli.cli.config import Config, rules_of
 from hetconv_cli.cli.options import (
     ArrangementChoice,
     Debug,
+    Device,
     Force,
     Format,
     FormatOption,
@@ -69,6 +70,7 @@ def convert(
     latency_budget: LatencyBudget = None,
     max_error: MaxError = None,
     plan_file: PlanFile = None,
+    device: Device = "cpu",
     input: Input = None,
     seed: Seed = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; write nothing.")] = False,
@@ -85,8 +87,10 @@ def convert(
     from hetconv_cli.conversion.convert import make_wish
     from hetconv_cli.errors import ArgumentError
     from hetconv_cli.files import check_target
+    from hetconv_cli.models.device import check_device
     from hetconv_cli.models.source import resolve
 
+    check_device(device)
     source = resolve(model)
     if source.kind == "checkpoint":
         raise ArgumentError(f"{model} is converted already: name the network that it came from")
@@ -107,7 +111,7 @@ def convert(
     job = replace(_plan(source, input, rules, pairs), weights=_announced(source, weights), reorder=reorder)
     _check_reorder(job)
     if limit or (job.plan.converted and not dry_run):
-        job = _build(job, weights, seed, pictures)
+        job = _build(job, weights, seed, pictures, device)
     if limit:
         job = _choose(job, limit, wish, seed)
     if not dry_run and job.plan.converted:
@@ -181,14 +185,15 @@ def _plan(source: "Source", input: str | None, rules: "Rules", pairs: bool) -> _
     return _Job(source, network, example, make_plan(candidates, rules))
 
 
-def _build(job: _Job, weights: str, seed: int, pictures: ImageOptions) -> _Job:
-    """The network with its weights, and the images to fit them to."""
+def _build(job: _Job, weights: str, seed: int, pictures: ImageOptions, device: str) -> _Job:
+    """The network with its weights, and the images to fit them to, on the device that does the work."""
     from hetconv_cli.errors import ArgumentError
     from hetconv_cli.models.build import build
 
     with output.progress(job.source.label) as progress:
         progress("building", 0, 1)
         built = build(job.source, weights=weights, seed=seed)
+        built.model.to(device)
         samples = None
         if pictures.folder is not None:
             if built.weights == "random":
@@ -219,19 +224,20 @@ def _write(job: _Job, transfer: TransferChoice | None, seed: int, target: Path, 
 
     assert job.built is not None
     original, report, reordering = job.built.model, None, None
+    inputs = job.example.make(device=next((tensor.device for tensor in original.parameters()), "cpu"))
     with output.progress(job.source.label) as progress:
         if job.reorder:
-            reordered = reorder_for(original, job.plan, job.example.make(), seed=seed, progress=progress)
+            reordered = reorder_for(original, job.plan, inputs, seed=seed, progress=progress)
             original, reordering = reordered.model, reordered.report
         progress("rewriting", 0, 2)
         new_model = apply_plan(original, job.plan, _transfer(transfer, job))
-        check_calls(job.network.trace, job.plan, new_model, job.example.make())
+        check_calls(job.network.trace, job.plan, new_model, inputs)
         if job.samples is not None:
             report = calibrate(original, new_model, job.plan, job.samples, seed=seed, progress=progress)
         progress("writing and reading back", 1, 2)
         weights = f"{job.weights}, calibrated on {report.images} images" if report else job.weights
-        conversion = Conversion(new_model, job.plan, job.example, weights, report, reordering)
-        save(conversion, target, source=str(job.source), overwrite=force, original=original)
+        conversion = Conversion(new_model.cpu(), job.plan, job.example, weights, report, reordering)
+        save(conversion, target, source=str(job.source), overwrite=force, original=original.cpu())
     return replace(job, weights=weights, written=target, calibration=report, reordering=reordering)
 
 
