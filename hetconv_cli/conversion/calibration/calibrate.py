@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from hetconv_cli.conversion.calibration.agreement import agreement
 from hetconv_cli.conversion.calibration.batchnorm import Statistics, correct, has_statistics
-from hetconv_cli.conversion.calibration.moments import Moments
 from hetconv_cli.conversion.calibration.report import CalibrationReport, LayerCalibration
 from hetconv_cli.conversion.calibration.samples import HELD_OUT_EVERY, Samples
 from hetconv_cli.conversion.calibration.solve import fit
+from hetconv_cli.conversion.calibration.split import SplitMoments
 from hetconv_cli.conversion.calibration.walk import Lockstep, OutOfStepError, Rerun, held_bytes, tensor_in
 from hetconv_cli.conversion.trace import Recorder, forward_pass
 from hetconv_cli.errors import ArgumentError, HetconvError
@@ -165,25 +165,25 @@ class _Work:
             worst = max(self._shortages, key=lambda shortage: shortage.images_needed(fitted))
             yield (
                 f"too few window positions for {len(self._shortages)} of {len(self.layers)} layers"
-                f" ({worst.name or 'the model'}: {worst.positions} for {worst.unknowns} unknowns), held near the centre"
-                f" taps: about {needed} images would do"
+                f" ({worst.name or 'the model'}: {worst.positions} for {worst.unknowns} unknowns), held near the"
+                f" sums of taps: about {needed} images would do"
             )
 
     def _treat_layer(self, name: str, module: nn.Module, walk: Rerun | Lockstep) -> None:
         assert isinstance(module, HetConv2d)
         begun = time.perf_counter()
         calls = self._calls[name]
-        fitted_images = self._samples.images - self._samples.held_out
-        fitted = Moments(module, fitted_images * calls, f"{self._seed}/{name}")
-        held = Moments(module, self._samples.held_out * calls, f"{self._seed}/{name}")
+        sums = SplitMoments(module, self._samples, f"{self._seed}/{name}", calls)
         for pair in walk.pairs(name):
             _check_finite(name, pair.converted_input, pair.original_output)
-            into = held if pair.chunk.held_out else fitted
-            into.add(pair.converted_input, pair.original_output, pair.chunk.images, pair.call)
+            sums.add(pair.converted_input, pair.original_output, pair.chunk, pair.call)
         self._substitutes.remove(name)
+        fitted = sums.fitted
         if not fitted.positions:
             return
-        found = fit(module, fitted, held if held.positions else None)
+        conv = self._original.get_submodule(name)
+        assert isinstance(conv, nn.Conv2d)
+        found = fit(module, conv.weight, sums)
         if fitted.positions < fitted.unknowns:
             self._shortages.append(_Shortage(name, fitted.positions, fitted.unknowns))
         self.layers.append(

@@ -8,8 +8,9 @@ from torch import nn
 
 import hetconv_cli as hc
 from hetconv_cli.conversion.calibration import calibrate as calibrate_module
-from hetconv_cli.conversion.calibration.moments import Moments
+from hetconv_cli.conversion.calibration.samples import Chunk, Samples
 from hetconv_cli.conversion.calibration.solve import fit
+from hetconv_cli.conversion.calibration.split import SplitMoments
 from hetconv_cli.conversion.convert import convert
 from hetconv_cli.plan import Rules, Wish
 
@@ -109,9 +110,10 @@ def test_the_weights_are_those_of_a_plain_least_squares_solver(bias, arrangement
     )
     x = torch.randn(8, 4, 11, 9, dtype=torch.float64)
     y = conv(x).detach() + 3
-    moments = Moments(layer, 8, "test")
-    moments.add(x, y, tuple(range(8)))
-    found = fit(layer, moments, moments)  # judged on the same images: the least ridge wins
+    sums = SplitMoments(layer, Samples((), 9, 1), "test")
+    for held_out in (False, True):  # judged on the same images
+        sums.add(x, y, Chunk(tuple(range(8)), (), held_out))
+    found = fit(layer, conv.weight, sums, (1e-14,))  # a prior that weighs next to nothing
     windows = nn.functional.unfold(x, 3, dilation=2, padding=2, stride=2)
     for n in range(6):
         taps = torch.zeros(4, 9, dtype=torch.bool)
