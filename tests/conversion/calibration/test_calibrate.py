@@ -64,9 +64,29 @@ def test_a_network_whose_kernels_are_hetconv_already_keeps_its_function(memory):
             model.get_submodule(name).weight.data.copy_(layer.dense_weight())
     conversion = convert(model, p=4, example=x[:1], calibration=x, memory=memory)
     assert len(conversion.calibration.layers) == len(conversion.plan.converted) == 5
-    assert conversion.calibration.lockstep == (memory > 0)
+    assert conversion.calibration.rerun_images == (0 if memory else 24)
     with torch.no_grad():
         assert relative(conversion.model.eval()(x), model(x)) < 1e-5
+
+
+def test_one_image_is_enough_to_keep_a_function_that_is_hetconv_already():
+    conv, x = nn.Conv2d(16, 8, 3, padding=1), images(1, 16, 6)
+    conv.weight.data.copy_(convert(conv, p=4).model.dense_weight())
+    conversion = convert(conv, p=4, calibration=x)
+    with torch.no_grad():
+        assert relative(conversion.model(x), conv(x)) < 1e-5
+        assert relative(conversion.model(images(9, 16)), conv(images(9, 16))) < 1e-5
+
+
+@pytest.mark.parametrize(("held", "rerun"), [(0, 40), (0.3, 32), (0.7, 16), (0.99, 5)])
+def test_what_the_memory_holds_runs_once_and_the_rest_anew_to_the_same_bits(held, rerun):
+    model, x = branches(), images(40)  # chunks of 8, 8, 8, 8, 3 images, and 5 that are held out
+    whole = convert(model, calibration=x)
+    memory = int(held * whole.calibration.held_bytes)
+    part = convert(model, calibration=x, memory=memory)
+    assert part.calibration.held_bytes <= memory
+    assert (whole.calibration.rerun_images, part.calibration.rerun_images) == (0, rerun)
+    assert all(torch.equal(a, b) for a, b in zip(*(c.model.state_dict().values() for c in (whole, part)), strict=True))
 
 
 def test_the_result_depends_neither_on_batches_nor_on_the_walk():
@@ -130,6 +150,21 @@ def test_the_weights_are_those_of_a_plain_least_squares_solver(bias, arrangement
     assert found.error_after == pytest.approx(float(exact.sqrt().detach()), rel=1e-6)
 
 
+def test_where_images_are_few_the_error_told_is_that_on_what_was_not_fitted():
+    torch.manual_seed(0)
+    conv, x, new = nn.Conv2d(32, 32, 3, padding=1), images(1, 32, 16), images(61, 32, 16)[1:]
+    conversion = convert(conv, p=4, calibration=x)  # 256 positions, 97 unknowns: it could be fitted far too well
+    (layer,) = conversion.calibration.layers
+    assert (layer.positions, conversion.calibration.held_out) == (256, 0)  # fitted on all of them in the end
+    with torch.no_grad():
+        y = conv(new)
+        spread = (y - y.mean((0, 2, 3), keepdim=True)).norm()
+        on_new = float((conversion.model(new) - y).norm() / spread)
+        told = layer.error_calibrated
+        assert 0.8 * on_new < told < 1.25 * on_new
+        assert on_new < float((convert(conv, p=4, transfer="sum").model(new) - y).norm() / spread)
+
+
 def test_positions_are_drawn_where_there_are_plenty():
     model = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1))
     x = images(8, size=64)
@@ -153,7 +188,7 @@ def test_control_flow_that_differs_between_the_networks_is_followed():
     model, x = Depends(), images(64)
     running = threading.active_count()  # other tests of this process may have left some
     report = convert(model, p=4, calibration=x).calibration
-    assert not report.lockstep
+    assert report.rerun_images == 64
     assert sorted(layer.name for layer in report.layers) == ["a", "b", "c"]
     assert threading.active_count() == running
 
