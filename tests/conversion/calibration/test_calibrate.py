@@ -162,7 +162,8 @@ def test_where_images_are_few_the_error_told_is_that_on_what_was_not_fitted():
         on_new = float((conversion.model(new) - y).norm() / spread)
         told = layer.error_calibrated
         assert 0.8 * on_new < told < 1.25 * on_new
-        assert on_new < float((convert(conv, p=4, transfer="sum").model(new) - y).norm() / spread)
+        for transfer in ("center", "sum"):  # random weights and a small image: hard to do better, easy to do worse
+            assert on_new < 1.05 * float((convert(conv, p=4, transfer=transfer).model(new) - y).norm() / spread)
 
 
 def test_positions_are_drawn_where_there_are_plenty():
