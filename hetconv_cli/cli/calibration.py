@@ -1,5 +1,6 @@
 """Calibration images on the command line."""
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -43,6 +44,13 @@ Size = Annotated[
     str | None, typer.Option("--size", metavar="224x224", help="To which images are cut. [default: the model's input]")
 ]
 
+Memory = Annotated[
+    float | None,
+    typer.Option(
+        "--memory", min=0, metavar="GB", help="Of --calibrate: activations held; beyond, slower. [default: 2]"
+    ),
+]
+
 
 @dataclass(frozen=True)
 class ImageOptions:
@@ -54,6 +62,7 @@ class ImageOptions:
     std: str | None
     size: str | None
     seed: int
+    memory: float | None = None
 
     def files(self) -> list[Path]:
         """The images' files.
@@ -69,9 +78,20 @@ class ImageOptions:
                 raise ArgumentError(f"{option} is for calibration images: give --calibrate FOLDER with it")
             if text is not None and option != "--size" and 0.0 in parse_numbers(text, option) and option == "--std":
                 raise ArgumentError(f"--std: expected numbers other than 0, got {text!r}")
+        if self.memory is not None and self.folder is None:
+            raise ArgumentError("--memory is for calibration images: give --calibrate FOLDER with it")
+        if self.memory is not None and not math.isfinite(self.memory):
+            raise ArgumentError(f"--memory: expected a number of GB, got {self.memory}")
         if (self.mean is None) != (self.std is None):
             raise ArgumentError("--mean and --std go together: give both")
         return [] if self.folder is None else list_images(self.folder, self.images, self.seed)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of activations that may be held."""
+        from hetconv_cli.conversion.calibration.calibrate import MEMORY
+
+        return MEMORY if self.memory is None else int(self.memory * 1e9)
 
     def read(
         self, source: "Source", weights: str, model: "nn.Module", example: "ExampleSpec", progress: Progress

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hetconv_cli.cli import output
-from hetconv_cli.cli.calibration import Calibrate, ImageOptions, Images, Mean, Size, Std, TransferChoice, TransferOption
+from hetconv_cli.cli.calibration import (
+    Calibrate,
+    ImageOptions,
+    Images,
+    Mean,
+    Memory,
+    Size,
+    Std,
+    TransferChoice,
+    TransferOption,
+)
 from hetconv_cli.cli.choice import Budget, LatencyBudget, Limit, MaxError, PlanFile
 from hetconv_cli.cli.config import Config, rules_of
 from hetconv_cli.cli.options import (
@@ -66,6 +76,7 @@ def convert(
     mean: Mean = None,
     std: Std = None,
     size: Size = None,
+    memory: Memory = None,
     budget: Budget = None,
     latency_budget: LatencyBudget = None,
     max_error: MaxError = None,
@@ -99,7 +110,7 @@ def convert(
     if limit and pairs:
         raise ArgumentError("--pairs and a budget do not go together: leave one of them out")
     rules = rules_of(config, wish)
-    pictures = ImageOptions(calibrate, images, mean, std, size, seed)
+    pictures = ImageOptions(calibrate, images, mean, std, size, seed, memory)
     pictures.files()  # what is wrong with them shall be said before anything is built
     _check_transfer(transfer, pictures)
     target = output_file or Path(f"{source.label}-{limit.suffix if limit else _suffix(p, variant)}.safetensors")
@@ -115,7 +126,7 @@ def convert(
     if limit:
         job = _choose(job, limit, wish, seed)
     if not dry_run and job.plan.converted:
-        job = _write(job, transfer, seed, target, force)
+        job = _write(job, transfer, seed, pictures.memory_bytes, target, force)
         if limit and job.choice:
             limit.write_plan(job.choice, target, str(source))
     _report(job, Format.json if json else format)
@@ -214,7 +225,7 @@ def _choose(job: _Job, limit: Limit, wish: "Wish", seed: int) -> _Job:
     return replace(job, plan=choice.plan, choice=choice)
 
 
-def _write(job: _Job, transfer: TransferChoice | None, seed: int, target: Path, force: bool) -> _Job:
+def _write(job: _Job, transfer: TransferChoice | None, seed: int, memory: int, target: Path, force: bool) -> _Job:
     """Reorders the network's channels, rewrites it, calibrates it, writes it, and reads it back."""
     from hetconv_cli.conversion.calibration.calibrate import calibrate
     from hetconv_cli.conversion.checkpoint import save
@@ -233,7 +244,7 @@ def _write(job: _Job, transfer: TransferChoice | None, seed: int, target: Path, 
         new_model = apply_plan(original, job.plan, _transfer(transfer, job))
         check_calls(job.network.trace, job.plan, new_model, inputs)
         if job.samples is not None:
-            report = calibrate(original, new_model, job.plan, job.samples, seed=seed, progress=progress)
+            report = calibrate(original, new_model, job.plan, job.samples, seed=seed, memory=memory, progress=progress)
         progress("writing and reading back", 1, 2)
         weights = f"{job.weights}, calibrated on {report.images} images" if report else job.weights
         conversion = Conversion(new_model.cpu(), job.plan, job.example, weights, report, reordering)

@@ -82,8 +82,8 @@ def convert(
         calibration: Unlabelled images: a tensor, or batches of them. A tuple's or list's first element is taken, so
             a DataLoader with labels will do.
         seed: Which window positions a calibration draws where there are plenty.
-        memory: Bytes of activations that a calibration may hold to run each network once. It re-runs them for every
-            layer where that would take more.
+        memory: Bytes of activations that a calibration may hold to run each network once. Images beyond that run anew
+            for every layer; the result is the same.
         pairs: Take a depthwise + pointwise pair, with the normalisation and activation between them, as one
             convolution, and convert that. Needs `example`: pairs are found by watching a forward pass.
         reorder: First put channels that belong together next to each other, wherever that leaves the network's

@@ -37,7 +37,8 @@ def calibration_table(report: CalibrationReport) -> Table:
         for layer in report.layers
     ]
     headers = ["layer", "P", "unknowns", "positions", "error, centre taps", "calibrated", "seconds"]
-    on = f"{report.held_out} held out" if report.held_out else "all, as they are too few to hold any out"
+    blocks = "a quarter of each map, fitted on only afterwards; the whole network's on all images"
+    on = f"{report.held_out} held out" if report.held_out else blocks
     headline = f"calibrated on {report.images} images; errors measured on {on}"
     return Table(headers, rows, [headline], _below(report))
 
@@ -47,12 +48,13 @@ def _below(report: CalibrationReport) -> list[str]:
         f"  whole network, centre taps: {_agreement(report.center)}",
         f"  whole network, calibrated:  {_agreement(report.calibrated)}",
         f"  {report.batch_norms} BatchNorm statistics corrected; {report.seconds:.1f} s; "
-        + (
-            f"one pass of each network, {report.held_bytes / 1e6:,.0f} MB of activations held"
-            if report.lockstep
-            else "networks run anew for each layer, to keep the memory bound"
-        ),
+        + f"{report.held_bytes / 1e6:,.0f} MB of activations held",
     ]
+    if report.rerun_images:
+        lines.append(
+            f"  {report.rerun_images} of {report.images} images ran anew for each layer, to keep the memory bound"
+            " (more: --memory) or because the networks took different ways"
+        )
     return [*lines, *(f"  note: {warning}" for warning in report.warnings)]
 
 

@@ -37,13 +37,15 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
 
 def test_calibrated_weights_are_reported_written_and_the_same_each_time(here, capsys):
     files = []
-    for name in ("a", "b"):
-        status, out, err = run(capsys, "--calibrate", "images", "--json", "-o", f"{name}.safetensors")
+    for name, memory in (("a", "2"), ("b", "0")):
+        arguments = ["--calibrate", "images", "--memory", memory, "--json", "-o", f"{name}.safetensors"]
+        status, out, err = run(capsys, *arguments)
         assert (status, "wrote" in err) == (0, True)
         files.append((here / f"{name}.safetensors").read_bytes())
         report = json.loads(out)
         assert report["weights"] == "from net.py:build, calibrated on 10 images"
         assert [layer["name"] for layer in report["calibration"]["layers"]] == ["0", "2"]
+        assert report["calibration"]["rerun_images"] == (0 if name == "a" else 10)
         assert report["calibration"]["calibrated"]["relative_error"] < report["calibration"]["center"]["relative_error"]
     assert files[0] == files[1]
     status, out, _ = run(capsys, "--calibrate", "images", "--force", "-o", "a.safetensors")
@@ -93,6 +95,8 @@ def test_a_dry_run_shows_the_choice_and_writes_nothing(here, capsys):
         ("--transfer calibrated", "--transfer calibrated needs images"),
         ("--transfer sum --calibrate images", "--calibrate is for --transfer calibrated"),
         ("--mean 0.5 --calibrate images", "--mean and --std go together"),
+        ("--memory 4", "--memory is for calibration images"),
+        ("--calibrate images --memory inf", "--memory: expected a number of GB, got inf"),
         ("--mean 0.5 --std 1", "--mean is for calibration images"),
         ("--calibrate images --variant dwc", "for HetConv layers alone"),
         ("--budget 0.5 --max-error 1", "give one of"),

@@ -12,18 +12,27 @@ from torch import Tensor, nn
 
 from hetconv_cli.conversion.calibration.agreement import agreement
 from hetconv_cli.conversion.calibration.batchnorm import Statistics, correct, has_statistics
-from hetconv_cli.conversion.calibration.moments import Moments
 from hetconv_cli.conversion.calibration.report import CalibrationReport, LayerCalibration
 from hetconv_cli.conversion.calibration.samples import HELD_OUT_EVERY, Samples
 from hetconv_cli.conversion.calibration.solve import fit
-from hetconv_cli.conversion.calibration.walk import Lockstep, OutOfStepError, Rerun, held_bytes, tensor_in
+from hetconv_cli.conversion.calibration.split import SplitMoments
+from hetconv_cli.conversion.calibration.walk import (
+    Lockstep,
+    OutOfStepError,
+    Partly,
+    Rerun,
+    chunks_within,
+    held_bytes,
+    tensor_in,
+)
 from hetconv_cli.conversion.trace import Recorder, forward_pass
 from hetconv_cli.errors import ArgumentError, HetconvError
 from hetconv_cli.layers import HetConv2d
 from hetconv_cli.plan import Plan
 
+Walk = Rerun | Lockstep | Partly
 Progress = Callable[[str, int, int], None]
-MEMORY = 2 * 10**9  # bytes of activations that may be held for a single pass; where it takes more, layers are re-run
+MEMORY = 2 * 10**9  # bytes of activations that may be held for a single pass; images beyond are run anew for each layer
 
 
 def no_progress(what: str, done: int, total: int) -> None:
@@ -63,7 +72,8 @@ def calibrate(
         plan: How.
         samples: The images.
         seed: Which window positions are drawn where there are plenty.
-        memory: Bytes of activations that may be held to need a single pass.
+        memory: Bytes of activations that may be held to need a single pass. Images that do not fit run anew for each
+            layer; the numbers are the same.
         progress: Told what is being done, how many layers are done, and of how many.
 
     Raises:
@@ -87,7 +97,7 @@ def calibrate(
         batch_norms=work.batch_norms,
         center=center,
         calibrated=calibrated,
-        lockstep=work.lockstep,
+        rerun_images=work.rerun_images,
         held_bytes=work.held_bytes,
         seconds=time.perf_counter() - start,
         warnings=tuple(work.warnings(samples)),
@@ -126,14 +136,9 @@ class _Work:
         self._names, self._calls = _order(original, converted, samples)
         self._never_called = [layer.name for layer in plan.converted if layer.name not in self._calls]
         self._substitutes = _Substitutes(original, converted, [layer.name for layer in plan.converted])
-        self._rerun = Rerun(original, converted, samples, self._calls)
-        self.held_bytes = self._held_bytes() if self._names else 0
-        self.lockstep = self.held_bytes <= memory
-        self._walk: Rerun | Lockstep = self._rerun
-        if self.lockstep:
-            self._walk = Lockstep(original, converted, samples, self._names, self._calls)
-        else:
-            self.held_bytes = 0
+        self._rerun = Rerun(original, converted, samples.chunks, self._calls)
+        self.held_bytes = self.rerun_images = 0
+        self._walk = self._within(memory) if self._names else self._rerun
 
     def run(self) -> None:
         """All layers and BatchNorms, in order."""
@@ -145,7 +150,7 @@ class _Work:
                 treat(name, module, self._walk)
             except OutOfStepError:  # control flow that depends on values: every module by itself, from here on
                 self._walk.close()
-                self._walk, self.lockstep = self._rerun, False
+                self._walk, self.rerun_images = self._rerun, self._samples.images
                 treat(name, module, self._walk)
         self._progress("calibrated", len(self._names), len(self._names))
 
@@ -165,25 +170,25 @@ class _Work:
             worst = max(self._shortages, key=lambda shortage: shortage.images_needed(fitted))
             yield (
                 f"too few window positions for {len(self._shortages)} of {len(self.layers)} layers"
-                f" ({worst.name or 'the model'}: {worst.positions} for {worst.unknowns} unknowns), held near the centre"
-                f" taps: about {needed} images would do"
+                f" ({worst.name or 'the model'}: {worst.positions} for {worst.unknowns} unknowns), held near the"
+                f" sums of taps: about {needed} images would do"
             )
 
-    def _treat_layer(self, name: str, module: nn.Module, walk: Rerun | Lockstep) -> None:
+    def _treat_layer(self, name: str, module: nn.Module, walk: Walk) -> None:
         assert isinstance(module, HetConv2d)
         begun = time.perf_counter()
         calls = self._calls[name]
-        fitted_images = self._samples.images - self._samples.held_out
-        fitted = Moments(module, fitted_images * calls, f"{self._seed}/{name}")
-        held = Moments(module, self._samples.held_out * calls, f"{self._seed}/{name}")
+        sums = SplitMoments(module, self._samples, f"{self._seed}/{name}", calls)
         for pair in walk.pairs(name):
             _check_finite(name, pair.converted_input, pair.original_output)
-            into = held if pair.chunk.held_out else fitted
-            into.add(pair.converted_input, pair.original_output, pair.chunk.images, pair.call)
+            sums.add(pair.converted_input, pair.original_output, pair.chunk, pair.call)
         self._substitutes.remove(name)
+        fitted = sums.fitted
         if not fitted.positions:
             return
-        found = fit(module, fitted, held if held.positions else None)
+        conv = self._original.get_submodule(name)
+        assert isinstance(conv, nn.Conv2d)
+        found = fit(module, conv.weight, sums)
         if fitted.positions < fitted.unknowns:
             self._shortages.append(_Shortage(name, fitted.positions, fitted.unknowns))
         self.layers.append(
@@ -198,7 +203,7 @@ class _Work:
             )
         )
 
-    def _treat_norm(self, name: str, module: nn.Module, walk: Rerun | Lockstep) -> None:
+    def _treat_norm(self, name: str, module: nn.Module, walk: Walk) -> None:
         before, after = Statistics(), Statistics()
         for pair in walk.pairs(name):
             if not pair.chunk.held_out:
@@ -206,11 +211,17 @@ class _Work:
                 after.add(pair.converted_input)
         self.batch_norms += correct(module, before, after)
 
-    def _held_bytes(self) -> int:
-        """Of both networks and all images, as one image shows."""
-        chunk = self._samples.chunks[0]
-        held = held_bytes(self._original, chunk.inputs, self._names)
-        return 2 * math.ceil(held / len(chunk.images)) * self._samples.images
+    def _within(self, memory: int) -> Walk:
+        """As many chunks in lockstep as the memory holds, by what the first one holds."""
+        chunks, models = self._samples.chunks, (self._original, self._converted)
+        first = held_bytes(self._original, chunks[0].inputs, self._names)
+        count, self.held_bytes = chunks_within(memory, chunks, first)
+        rest = chunks[count:]
+        self.rerun_images = sum(len(chunk.images) for chunk in rest)
+        if not count:
+            return self._rerun
+        lockstep = Lockstep(*models, chunks[:count], self._names, self._calls)
+        return Partly(lockstep, Rerun(*models, rest, self._calls)) if rest else lockstep
 
 
 def _order(original: nn.Module, converted: nn.Module, samples: Samples) -> tuple[list[str], dict[str, int]]:

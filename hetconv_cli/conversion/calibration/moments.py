@@ -9,6 +9,7 @@ with the outputs, however many images are seen: 52 + 19 MB for 512 channels, 512
 import math
 import zlib
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from hetconv_cli.ops.hetconv2d.taps import pad_as
 
 ENOUGH = 16  # positions for each unknown; where there are more, that many are drawn
 AT_LEAST = 20_000  # positions that are taken, if there are so many, however few the unknowns
+BLOCKS = 4  # rows and columns of blocks that a map is cut into; one block of each row is on the diagonal
 _BLOCK = 2**23  # numbers of a block of windows (64 MB): larger ones are summed piece by piece
 
 
@@ -86,8 +88,36 @@ class Moments:
         """How many window positions are in the sums."""
         return int(self._centre_centre[-1, -1])
 
-    def add(self, inputs: Tensor, outputs: Tensor, images: tuple[int, ...], call: int = 0) -> None:
-        """Adds a call: inputs [n, M, H, W], the wanted outputs [n, N, H_o, W_o], and the numbers of the n images."""
+    @property
+    def mean_squares(self) -> Tensor:
+        """Of each input channel at the windows' centres: [M]."""
+        return self._centre_centre.diagonal()[:-1] / max(1, self.positions)
+
+    def absorb(self, other: "Moments") -> None:
+        """Adds another's sums of the same layer to these, in place."""
+        for name, mine in vars(self).items():
+            if isinstance(mine, Tensor) and mine.is_floating_point():
+                mine += vars(other)[name]
+
+    def add(
+        self,
+        inputs: Tensor,
+        outputs: Tensor,
+        images: tuple[int, ...],
+        call: int = 0,
+        *,
+        blocks: Literal["all", "diagonal", "others"] = "all",
+    ) -> None:
+        """Adds a call.
+
+        Args:
+            inputs: [n, M, H, W].
+            outputs: The wanted ones, [n, N, H_o, W_o].
+            images: The numbers of the n images.
+            call: Which call with these images it is.
+            blocks: Each map is cut into 4 x 4 blocks: take all, or those on a diagonal (another one for each image), a
+                quarter that touches every row and column of blocks, or the others.
+        """
         if inputs.dim() == 3:
             inputs, outputs = inputs[None], outputs[None]
         padded = pad_as(inputs, self._geometry)
@@ -95,6 +125,8 @@ class Moments:
         for index in range(len(inputs)):
             image = images[min(index // per_image, len(images) - 1)]
             positions = self._draw(outputs.shape[-2] * outputs.shape[-1], f"{image}/{index % per_image}/{call}")
+            if blocks != "all":
+                positions = positions[_on_diagonal(positions, outputs.shape[-2:], image) == (blocks == "diagonal")]
             step = max(1, _BLOCK // (self._geometry.in_channels * self._geometry.taps))
             for some in _pieces(positions, step):
                 self._add(padded[index], outputs[index], some.to(padded.device))
@@ -131,6 +163,12 @@ class Moments:
             self._ring_centre.addmm_(every, centres.T)
             self._ring_output.addmm_(every, wanted.T)
             self._ring_ring.baddbmm_(rings, rings.mT)
+
+
+def _on_diagonal(positions: Tensor, size: torch.Size, image: int) -> Tensor:
+    """Neighbours are much alike, so what is held back must be blocks: single positions would be known from theirs."""
+    row, column = positions // size[1] * BLOCKS // size[0], positions % size[1] * BLOCKS // size[1]
+    return (row + column + image) % BLOCKS == BLOCKS - 1
 
 
 def _pieces(positions: Tensor, step: int) -> list[Tensor]:

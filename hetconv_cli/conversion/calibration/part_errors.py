@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hetconv_cli.conversion.calibration.moments import Moments
 from hetconv_cli.conversion.calibration.samples import Chunk, Samples
 from hetconv_cli.conversion.calibration.solve import fit
+from hetconv_cli.conversion.calibration.split import SplitMoments
 from hetconv_cli.conversion.calibration.walk import tensor_in
 from hetconv_cli.conversion.rewrite import build_layer
 from hetconv_cli.conversion.trace import forward_pass
@@ -60,8 +60,8 @@ def measured_errors(
 ) -> Errors:
     """The error of each layer with each part, weights fitted to the images, inputs as in the original network.
 
-    Measured on the images held out. Every other layer is the original one, so the errors do not add up exactly; they
-    are what a choice can be made from.
+    Measured on what is held out, images or blocks of their maps. Every other layer is the original one, so the errors
+    do not add up exactly; they are what a choice can be made from.
     """
     errors: Errors = {layer.name: {} for layer in layers}
     jobs = list(_jobs(model, layers, samples, seed))
@@ -87,10 +87,9 @@ class _Job:
     layer: LayerPlan
     conv: nn.Conv2d
     p: int
-    windows: tuple[int, int]
+    samples: Samples
     key: str
-    fitted: Moments | None = None
-    held: Moments | None = None
+    sums: SplitMoments | None = None
 
     @property
     def bytes(self) -> int:
@@ -102,20 +101,18 @@ class _Job:
     def open(self) -> None:
         layer = self._layer("meta")
         layer = layer.to_empty(device=self.conv.weight.device)
-        self.fitted = Moments(layer, self.windows[0], self.key)
-        self.held = Moments(layer, self.windows[1], self.key)
+        self.sums = SplitMoments(layer, self.samples, self.key)
 
     def close(self) -> float:
         """The squared error over the spread; the sums are let go."""
-        assert self.fitted is not None
-        assert self.held is not None
-        if not self.fitted.positions:
+        assert self.sums is not None
+        if not self.sums.fitted.positions:
             return 0.0
         layer = build_layer(self.conv, _change(self.layer, self.p))
         assert isinstance(layer, HetConv2d)
         transfer_weights(layer, self.conv, "center")
-        found = fit(layer, self.fitted, self.held if self.held.positions else None)
-        self.fitted = self.held = None
+        found = fit(layer, self.conv.weight, self.sums)
+        self.sums = None
         if not math.isfinite(found.error_after):
             raise HetconvError(f"{self.layer.name}: its output does not vary on these images, so no error can be told")
         return found.error_after**2
@@ -128,10 +125,9 @@ class _Job:
 
 
 def _jobs(model: nn.Module, layers: tuple[LayerPlan, ...], samples: Samples, seed: int) -> Iterator[_Job]:
-    fitted = samples.images - samples.held_out
     for layer in layers:
         for p in divisors(layer.geometry.in_channels):
-            yield _Job(layer, _conv(model, layer), p, (fitted, samples.held_out), f"{seed}/{layer.name}")
+            yield _Job(layer, _conv(model, layer), p, samples, f"{seed}/{layer.name}")
 
 
 def _that_fit(jobs: list[_Job], memory: int) -> list[_Job]:
@@ -167,9 +163,8 @@ def _adding(jobs: list[_Job], chunk: Chunk) -> Callable[..., None]:
     def add(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         call = next(calls)
         for job in jobs:
-            into = job.held if chunk.held_out else job.fitted
-            assert into is not None
-            into.add(tensor_in(args, kwargs), output, chunk.images, call)
+            assert job.sums is not None
+            job.sums.add(tensor_in(args, kwargs), output, chunk, call)
 
     return add
 

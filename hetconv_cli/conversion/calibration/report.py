@@ -12,7 +12,7 @@ class LayerCalibration:
         p: Its part.
         unknowns: Weights of one filter, and its bias.
         positions: Window positions that its weights were fitted on.
-        error_center: Relative error of its output with centre taps, on what the converted network gives it: the root
+        error_center: Relative error of its output with centre taps, on what the converted network gives it: root
             of the squared error over the squared spread of the original layer's output around its mean.
         error_calibrated: The same with the new weights.
         seconds: Time spent on it.
@@ -50,13 +50,16 @@ class CalibrationReport:
 
     Attributes:
         images: How many were given.
-        held_out: How many of them were not fitted on. Errors are measured on these; on all, where there are none.
+        held_out: How many of them were not fitted on, and errors are measured on these. 0: too few to hold any out;
+            then a layer's errors are those on blocks of its maps, before these are fitted on too, and the whole
+            network's are on all images.
         layers: In the order of the data's flow.
         batch_norms: How many BatchNorm had their statistics corrected.
         center: The network with centre taps, before.
         calibrated: The network as it is now.
-        lockstep: Whether one forward pass of each network was enough; else each layer took its own.
-        held_bytes: Activations held at most, as measured on one image, of all images that are held at once.
+        rerun_images: On how many images the networks ran anew for each layer, to keep the memory bound. For the others
+            one forward pass of each network was enough.
+        held_bytes: Activations held at most, as measured on the first images, of all images that are held at once.
         seconds: In all.
         warnings: What a user should know, a line each.
     """
@@ -67,7 +70,7 @@ class CalibrationReport:
     batch_norms: int
     center: Agreement
     calibrated: Agreement
-    lockstep: bool
+    rerun_images: int
     held_bytes: int
     seconds: float
     warnings: tuple[str, ...] = ()

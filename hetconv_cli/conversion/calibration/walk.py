@@ -1,12 +1,14 @@
 """The original and the converted network, side by side: what a module reads and gives in both, chunk by chunk.
 
-Two ways to the same numbers. `Rerun` starts both networks afresh for every module and stops behind it: it holds one
+Ways to the same numbers. `Rerun` starts both networks afresh for every module and stops behind it: it holds one
 chunk's activations and costs, for L modules, about L/2 forward passes of each. `Lockstep` holds every chunk's forward
 pass still at one module (each in a thread of its own, one running at a time), so that a whole calibration is ONE
-forward pass of each network: it holds what is alive there, of all images, in memory.
+forward pass of each network: it holds what is alive there, of all images, in memory. `Partly` takes the first for as
+many chunks as the memory holds and the second for the others.
 """
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,8 +20,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hetconv_cli.conversion.calibration.samples import Chunk, Samples
+from hetconv_cli.conversion.calibration.samples import Chunk
 
+Chunks = tuple[Chunk, ...]
 _Hooks = list[torch.utils.hooks.RemovableHandle]
 
 
@@ -50,12 +53,12 @@ def tensor_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 class Rerun:
     """Pairs of a module by fresh forward passes, stopped after `calls[name]` calls of it."""
 
-    def __init__(self, original: nn.Module, converted: nn.Module, samples: Samples, calls: dict[str, int]) -> None:
-        self._models, self._samples, self._calls = (original, converted), samples, calls
+    def __init__(self, original: nn.Module, converted: nn.Module, chunks: Chunks, calls: dict[str, int]) -> None:
+        self._models, self._chunks, self._calls = (original, converted), chunks, calls
 
     def pairs(self, name: str) -> Iterator[Pair]:
         """Every call of the module `name`, chunk by chunk. Calls of different shapes (other boxes) are left out."""
-        for chunk in self._samples.chunks:
+        for chunk in self._chunks:
             ours = self._watch(self._models[1], name, chunk, outputs=False)
             theirs = self._watch(self._models[0], name, chunk, outputs=True)
             for call, ((mine, _), (read, gave)) in enumerate(zip(ours, theirs, strict=False)):
@@ -100,7 +103,7 @@ class Lockstep:
     Args:
         original: In eval mode, as `converted`.
         converted: May be changed between two calls of `pairs`.
-        samples: The images.
+        chunks: The images.
         names: The modules, in the order of their first calls.
         calls: How often each is called. What is called more than once is left to `Rerun`: its weights must be known
             before its first call is passed, and its last one be seen before they are.
@@ -110,19 +113,19 @@ class Lockstep:
         self,
         original: nn.Module,
         converted: nn.Module,
-        samples: Samples,
+        chunks: Chunks,
         names: list[str],
         calls: dict[str, int],
     ) -> None:
-        self._rerun = Rerun(original, converted, samples, calls)
-        self._samples, self._calls = samples, calls
+        self._rerun = Rerun(original, converted, chunks, calls)
+        self._chunks, self._calls = chunks, calls
         self._running = _Running()
         self._hooks: _Hooks = []
         for model in (original, converted):
             for name in names:
                 self._hooks += self._running.watch(model.get_submodule(name), name)
-        self._original = [_Forward(original, chunk, self._running) for chunk in samples.chunks]
-        self._converted = [_Forward(converted, chunk, self._running) for chunk in samples.chunks]
+        self._original = [_Forward(original, chunk, self._running) for chunk in chunks]
+        self._converted = [_Forward(converted, chunk, self._running) for chunk in chunks]
 
     def pairs(self, name: str) -> Iterator[Pair]:
         """The calls of the module `name`, the next in order.
@@ -138,7 +141,7 @@ class Lockstep:
             for forward in self._original:
                 forward.reach(name)
             return
-        for chunk, ours, theirs in zip(self._samples.chunks, self._converted, self._original, strict=True):
+        for chunk, ours, theirs in zip(self._chunks, self._converted, self._original, strict=True):
             theirs.reach(name)
             read, mine = theirs.reads, ours.reads
             if read is None or mine is None or read.shape != mine.shape:
@@ -154,6 +157,22 @@ class Lockstep:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+
+
+class Partly:
+    """Lockstep for some chunks, then fresh forward passes for the others; the pairs come in the order of the chunks."""
+
+    def __init__(self, lockstep: Lockstep, rerun: Rerun) -> None:
+        self._lockstep, self._rerun = lockstep, rerun
+
+    def pairs(self, name: str) -> Iterator[Pair]:
+        """As of Lockstep."""
+        yield from self._lockstep.pairs(name)
+        yield from self._rerun.pairs(name)
+
+    def close(self) -> None:
+        """Ends what is held still."""
+        self._lockstep.close()
 
 
 class _Running:
@@ -287,6 +306,27 @@ def held_bytes(model: nn.Module, inputs: tuple[Any, ...], names: list[str]) -> i
         for hook in hooks:
             hook.remove()
     return most
+
+
+def chunks_within(memory: int, chunks: Chunks, first: int) -> tuple[int, int]:
+    """How many of the chunks, from the first on, can be held in both networks, and the bytes that they hold.
+
+    Args:
+        memory: Bytes that may be held.
+        chunks: The images.
+        first: Bytes that one network holds for the first chunk. Others are taken to hold as much for a number of input.
+    """
+    count = total = 0
+    for chunk in chunks:
+        holds = 2 * math.ceil(first * _numbers(chunk) / _numbers(chunks[0]))
+        if total + holds > memory:
+            break
+        count, total = count + 1, total + holds
+    return count, total
+
+
+def _numbers(chunk: Chunk) -> int:
+    return max(1, sum(leaf.numel() for leaf in _pytree.tree_leaves(chunk.inputs) if isinstance(leaf, Tensor)))
 
 
 class _Held(TorchDispatchMode):  # type: ignore[no-untyped-call]

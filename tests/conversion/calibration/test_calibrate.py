@@ -8,8 +8,9 @@ from torch import nn
 
 import hetconv_cli as hc
 from hetconv_cli.conversion.calibration import calibrate as calibrate_module
-from hetconv_cli.conversion.calibration.moments import Moments
+from hetconv_cli.conversion.calibration.samples import Chunk, Samples
 from hetconv_cli.conversion.calibration.solve import fit
+from hetconv_cli.conversion.calibration.split import SplitMoments
 from hetconv_cli.conversion.convert import convert
 from hetconv_cli.plan import Rules, Wish
 
@@ -63,9 +64,29 @@ def test_a_network_whose_kernels_are_hetconv_already_keeps_its_function(memory):
             model.get_submodule(name).weight.data.copy_(layer.dense_weight())
     conversion = convert(model, p=4, example=x[:1], calibration=x, memory=memory)
     assert len(conversion.calibration.layers) == len(conversion.plan.converted) == 5
-    assert conversion.calibration.lockstep == (memory > 0)
+    assert conversion.calibration.rerun_images == (0 if memory else 24)
     with torch.no_grad():
         assert relative(conversion.model.eval()(x), model(x)) < 1e-5
+
+
+def test_one_image_is_enough_to_keep_a_function_that_is_hetconv_already():
+    conv, x = nn.Conv2d(16, 8, 3, padding=1), images(1, 16, 6)
+    conv.weight.data.copy_(convert(conv, p=4).model.dense_weight())
+    conversion = convert(conv, p=4, calibration=x)
+    with torch.no_grad():
+        assert relative(conversion.model(x), conv(x)) < 1e-5
+        assert relative(conversion.model(images(9, 16)), conv(images(9, 16))) < 1e-5
+
+
+@pytest.mark.parametrize(("held", "rerun"), [(0, 40), (0.3, 32), (0.7, 16), (0.99, 5)])
+def test_what_the_memory_holds_runs_once_and_the_rest_anew_to_the_same_bits(held, rerun):
+    model, x = branches(), images(40)  # chunks of 8, 8, 8, 8, 3 images, and 5 that are held out
+    whole = convert(model, calibration=x)
+    memory = int(held * whole.calibration.held_bytes)
+    part = convert(model, calibration=x, memory=memory)
+    assert part.calibration.held_bytes <= memory
+    assert (whole.calibration.rerun_images, part.calibration.rerun_images) == (0, rerun)
+    assert all(torch.equal(a, b) for a, b in zip(*(c.model.state_dict().values() for c in (whole, part)), strict=True))
 
 
 def test_the_result_depends_neither_on_batches_nor_on_the_walk():
@@ -109,9 +130,10 @@ def test_the_weights_are_those_of_a_plain_least_squares_solver(bias, arrangement
     )
     x = torch.randn(8, 4, 11, 9, dtype=torch.float64)
     y = conv(x).detach() + 3
-    moments = Moments(layer, 8, "test")
-    moments.add(x, y, tuple(range(8)))
-    found = fit(layer, moments, moments)  # judged on the same images: the least ridge wins
+    sums = SplitMoments(layer, Samples((), 9, 1), "test")
+    for held_out in (False, True):  # judged on the same images
+        sums.add(x, y, Chunk(tuple(range(8)), (), held_out))
+    found = fit(layer, conv.weight, sums, (1e-14,))  # a prior that weighs next to nothing
     windows = nn.functional.unfold(x, 3, dilation=2, padding=2, stride=2)
     for n in range(6):
         taps = torch.zeros(4, 9, dtype=torch.bool)
@@ -126,6 +148,22 @@ def test_the_weights_are_those_of_a_plain_least_squares_solver(bias, arrangement
         torch.testing.assert_close(got, best[: len(got)], rtol=1e-4, atol=1e-6)
     exact = ((layer(x) - y) ** 2).sum() / ((y - y.mean((0, 2, 3), keepdim=True)) ** 2).sum()
     assert found.error_after == pytest.approx(float(exact.sqrt().detach()), rel=1e-6)
+
+
+def test_where_images_are_few_the_error_told_is_that_on_what_was_not_fitted():
+    torch.manual_seed(0)
+    conv, x, new = nn.Conv2d(32, 32, 3, padding=1), images(1, 32, 16), images(61, 32, 16)[1:]
+    conversion = convert(conv, p=4, calibration=x)  # 256 positions, 97 unknowns: it could be fitted far too well
+    (layer,) = conversion.calibration.layers
+    assert (layer.positions, conversion.calibration.held_out) == (256, 0)  # fitted on all of them in the end
+    with torch.no_grad():
+        y = conv(new)
+        spread = (y - y.mean((0, 2, 3), keepdim=True)).norm()
+        on_new = float((conversion.model(new) - y).norm() / spread)
+        told = layer.error_calibrated
+        assert 0.8 * on_new < told < 1.25 * on_new
+        for transfer in ("center", "sum"):  # random weights and a small image: hard to do better, easy to do worse
+            assert on_new < 1.05 * float((convert(conv, p=4, transfer=transfer).model(new) - y).norm() / spread)
 
 
 def test_positions_are_drawn_where_there_are_plenty():
@@ -151,7 +189,7 @@ def test_control_flow_that_differs_between_the_networks_is_followed():
     model, x = Depends(), images(64)
     running = threading.active_count()  # other tests of this process may have left some
     report = convert(model, p=4, calibration=x).calibration
-    assert not report.lockstep
+    assert report.rerun_images == 64
     assert sorted(layer.name for layer in report.layers) == ["a", "b", "c"]
     assert threading.active_count() == running
 
