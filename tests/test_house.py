@@ -159,6 +159,7 @@ VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
         ("convert --help", "--arrangement"),
         ("flops --help", "--compare"),
         ("export --help", "--opset"),
+        ("bench --help", "--runtime"),
         ("list --help", "list"),
         ("reproduce --help", "table1"),
         ("sweep --help", "--plot"),

@@ -1,30 +1,45 @@
-"""int8 by ONNX Runtime's static quantization: QDQ, per channel, calibrated on given or random inputs."""
+"""int8 by ONNX Runtime's static quantization: QDQ, per channel, calibrated on given images or random inputs."""
 
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import onnx
+import torch
+from torch import Tensor
 
 from hetconv_cli.models.example import ExampleSpec
 
-CALIBRATION_BATCHES = 4
+RANDOM_BATCHES = 4
+
+Batch = tuple[Tensor, ...]  # a tensor for each input of the graph
 
 
-def quantize(file: Path, example: ExampleSpec) -> None:
-    """Replaces the ONNX file by its int8 form, calibrated on random inputs: good for its time, not its accuracy."""
+def random_batches(example: ExampleSpec) -> Iterator[Batch]:
+    """Random inputs: good for the time of an int8 network, not for its accuracy."""
+    for seed in range(RANDOM_BATCHES):
+        yield example.make(seed=seed)
+
+
+def image_batches(images: Tensor, size: int) -> Iterator[Batch]:
+    """Images [n, C, H, W] in batches [size, C, H, W], as the graph takes them; the last is filled from the first."""
+    for start in range(math.ceil(len(images) / size)):
+        yield (images[torch.arange(start * size, (start + 1) * size) % len(images)],)
+
+
+def quantize(file: Path, batches: Iterable[Batch]) -> None:
+    """Replaces the ONNX file by its int8 form: activations by their least and greatest values over `batches`."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     names = [node.name for node in onnx.load(str(file)).graph.input]
+    feeds = ({name: tensor.numpy() for name, tensor in zip(names, batch, strict=True)} for batch in batches)
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime is untyped
-        def __init__(self) -> None:
-            self._batches = _random_batches(names, example)
-
         def get_next(self) -> dict[str, Any] | None:
-            return next(self._batches, None)
+            return next(feeds, None)
 
     prepared, quantized = file.with_suffix(".prepared.onnx"), file.with_suffix(".int8.onnx")
     level = logging.root.level
@@ -44,8 +59,3 @@ def quantize(file: Path, example: ExampleSpec) -> None:
         logging.root.setLevel(level)
     quantized.replace(file)
     prepared.unlink()
-
-
-def _random_batches(names: list[str], example: ExampleSpec) -> Iterator[dict[str, Any]]:
-    for seed in range(CALIBRATION_BATCHES):
-        yield {name: tensor.numpy() for name, tensor in zip(names, example.make(seed=seed), strict=True)}

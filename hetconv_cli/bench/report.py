@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from hetconv_cli.bench.int8_graph import Int8Graph
+from hetconv_cli.bench.subjects import Origin, Timed
+
 
 @dataclass(frozen=True)
 class Row:
@@ -10,13 +13,15 @@ class Row:
 
     Attributes:
         layer: The layer, or None for the whole network.
-        variant: standard, hetconv, dwc or gwc.
-        p: The part, or None.
+        variant: standard, hetconv, dwc, gwc; grouped (a HetConv as public code runs it); mixed (several of them).
+        p: The part, or None: no HetConv, or several parts.
+        parts: How many layers have each part.
+        origin: Where its plan comes from: "file" (that convert wrote), "plan" (a plan.yaml) or None (the command line).
         groups: Of gwc.
         runtime: torch, compile, onnxruntime or openvino.
         dtype: float32 or int8.
         batch: Batch size.
-        form: The memory layout that was faster, of those tried.
+        form: What was fastest, of the forms and memory layouts tried.
         median_ms: Of one call.
         iqr_ms: Interquartile range.
         images_per_s: batch / median.
@@ -24,11 +29,15 @@ class Row:
         promised: The standard network's MACs over this one's.
         share: speedup / promised.
         error: Largest difference from the reference relative to the output's scale, seen before it was timed.
+        calibration: What int8 was calibrated on, "images" or "random"; None: not int8.
+        int8: What of the quantized graph runs in int8; None: not int8.
     """
 
     layer: str | None
-    variant: Literal["standard", "hetconv", "dwc", "gwc"]
+    variant: Timed
     p: int | Literal["pc"] | None
+    parts: dict[int, int]
+    origin: Origin | None
     groups: int | None
     runtime: str
     dtype: str
@@ -41,14 +50,21 @@ class Row:
     promised: float
     share: float
     error: float
+    calibration: Literal["images", "random"] | None = None
+    int8: Int8Graph | None = None
 
 
 @dataclass(frozen=True)
 class BenchReport:
-    """All rows of one run on one machine."""
+    """All rows of one run on one machine.
+
+    `input`: shapes of the network's inputs at batch 1. `images`: how many of them int8 was calibrated on; None: none.
+    """
 
     model: str
+    input: tuple[tuple[int, ...], ...]
     device: str
     threads: int
     versions: dict[str, str]
     rows: tuple[Row, ...]
+    images: int | None = None

@@ -4,18 +4,20 @@ import contextlib
 import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 
 from hetconv_cli.bench.clock import Timing, time_alternately
-from hetconv_cli.bench.quantize import quantize
+from hetconv_cli.bench.int8_graph import Int8Graph, inspect_onnxruntime, inspect_openvino
+from hetconv_cli.bench.quantize import Batch, image_batches, quantize, random_batches
 from hetconv_cli.bench.report import BenchReport, Row
 from hetconv_cli.bench.runtimes import (
-    Device,
     Form,
     Runtime,
     check_runtime,
@@ -27,6 +29,7 @@ from hetconv_cli.bench.runtimes import (
 )
 from hetconv_cli.bench.subjects import Contest, Subject
 from hetconv_cli.errors import ArgumentError, HetconvError
+from hetconv_cli.models.device import DeviceName
 from hetconv_cli.models.example import ExampleSpec
 
 LARGEST_ERROR = {"float32": 1e-3, "int8": 0.5}  # relative to the output's scale; int8 rounds, and is told apart
@@ -51,7 +54,7 @@ class Settings:
 
     runtimes: Sequence[Runtime] = ("torch",)
     batches: Sequence[int] = (1, 8)
-    device: Device = "cpu"
+    device: DeviceName = "cpu"
     dtypes: Sequence[str] = ("float32",)
     threads: int = 1
     rounds: int = 5
@@ -83,47 +86,78 @@ def bench(name: str, contests: Sequence[Contest], settings: Settings, progress: 
         tell(f"{contest.layer or 'network'}, batch {batch}, {runtime} {dtype}", done, len(jobs))
         rows += _timed(contest, batch, runtime, dtype, settings)
     device = torch.cuda.get_device_name() if settings.device == "cuda" else _processor()
-    return BenchReport(name, device, settings.threads, _versions(), tuple(rows))
+    images = next((len(contest.images) for contest in contests if contest.images is not None), None)
+    shapes = contests[0].example.with_batch(1).shapes
+    return BenchReport(name, shapes, device, settings.threads, _versions(), tuple(rows), images)
 
 
 def _timed(contest: Contest, batch: int, runtime: Runtime, dtype: str, settings: Settings) -> list[Row]:
     example = contest.example.with_batch(batch)
+    inputs = _inputs(contest, example, dtype)
     with _forms(contest, example, runtime, dtype, settings) as forms:
         errors = [
-            _checked(subject, form, example, settings.device, dtype)
+            _checked(subject, form, inputs, settings.device, dtype)
             for subject, form in zip(contest.subjects, forms, strict=True)
         ]
+        graphs = [_graph(form, runtime, dtype) for form in forms]
         timings = time_alternately(
             [form.open for form in forms],
             rounds=settings.rounds,
             seconds=settings.seconds,
             threads=settings.threads,
         )
-    return [
+    rows = [
         _row(contest, subject, form, timing, timings[0], error, (runtime, dtype, batch))
         for subject, form, timing, error in zip(contest.subjects, forms, timings, errors, strict=True)
     ]
+    if dtype != "int8":
+        return rows
+    calibration: Literal["images", "random"] = "random" if contest.images is None else "images"
+    return [replace(row, calibration=calibration, int8=graph) for row, graph in zip(rows, graphs, strict=True)]
+
+
+def _graph(form: Form, runtime: Runtime, dtype: str) -> Int8Graph | None:
+    """What of a quantized file runs in int8."""
+    if dtype != "int8" or form.file is None:
+        return None
+    return inspect_onnxruntime(form.file) if runtime == "onnxruntime" else inspect_openvino(form.file)
 
 
 @contextlib.contextmanager
 def _forms(
     contest: Contest, example: ExampleSpec, runtime: Runtime, dtype: str, settings: Settings
 ) -> Iterator[list[Form]]:
-    """Each subject in its faster form."""
+    """Each subject in its fastest form; the peer as it is, in the faster memory layout."""
     if runtime in ("torch", "compile"):
+        compiled = runtime == "compile"
         yield [
-            _faster(torch_forms(subject.model, example, settings.device, compiled=runtime == "compile"), settings)
+            _faster(torch_forms(subject.model, example, settings.device, compiled=compiled, plain=plain), settings)
             for subject in contest.subjects
+            for plain in [subject.variant == "grouped"]
         ]
         return
     opened = onnxruntime_form if runtime == "onnxruntime" else openvino_form
     with tempfile.TemporaryDirectory(prefix="hetconv-bench-") as folder:
         files = [Path(folder, f"{index}.onnx") for index in range(len(contest.subjects))]
         for file, subject in zip(files, contest.subjects, strict=True):
-            write_onnx(subject.model, file, example)
+            write_onnx(subject.model, file, example, plain=subject.variant == "grouped")
             if dtype == "int8":
-                quantize(file, example)
-        yield [opened(file, example, settings.threads) for file in files]
+                quantize(file, _calibration(contest, example))
+        inputs = tensors_in(_inputs(contest, example, dtype))
+        yield [opened(file, inputs, settings.threads) for file in files]
+
+
+def _calibration(contest: Contest, example: ExampleSpec) -> Iterator[Batch]:
+    if contest.images is None:
+        return random_batches(example)
+    return image_batches(contest.images, example.shapes[0][0])
+
+
+def _inputs(contest: Contest, example: ExampleSpec, dtype: str) -> tuple[Any, ...]:
+    """What is timed and checked with: int8 with inputs like those it was calibrated on, or it would clip them."""
+    if dtype == "int8" and contest.images is not None:
+        return next(image_batches(contest.images, example.shapes[0][0]))
+    return example.make()
 
 
 def _faster(forms: list[Form], settings: Settings) -> Form:
@@ -131,11 +165,11 @@ def _faster(forms: list[Form], settings: Settings) -> Form:
     return min(zip(timings, forms, strict=True), key=lambda pair: pair[0].median_ms)[1]
 
 
-def _checked(subject: Subject, form: Form, example: ExampleSpec, device: Device, dtype: str) -> float:
+def _checked(subject: Subject, form: Form, inputs: tuple[Any, ...], device: DeviceName, dtype: str) -> float:
     """Largest difference from the reference relative to the output's scale."""
     reference = subject.reference().to(device).eval()
     with torch.no_grad():
-        wanted = tensors_in(reference(*example.make(device=device)))
+        wanted = tensors_in(reference(*_pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), inputs)))
     error = max(_difference(got, want) for got, want in zip(form.outputs(), wanted, strict=True))
     if not error <= LARGEST_ERROR[dtype]:
         raise HetconvError(
@@ -165,6 +199,8 @@ def _row(
         layer=contest.layer,
         variant=subject.variant,
         p=subject.p,
+        parts=subject.parts,
+        origin=subject.origin,
         groups=subject.groups,
         runtime=runtime,
         dtype=dtype,

@@ -2,60 +2,65 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import onnx
 import torch
 from torch import Tensor, nn
 
 from hetconv_cli.bench.clock import Call
 from hetconv_cli.conversion.fuse import fuse
 from hetconv_cli.errors import ArgumentError
-from hetconv_cli.export.onnx_file import export_onnx
+from hetconv_cli.export.exporters import export_graph
+from hetconv_cli.export.inputs import inputs_like
+from hetconv_cli.export.onnx_file import DEFAULT_OPSET, export_onnx
+from hetconv_cli.models.device import DeviceName
 from hetconv_cli.models.example import ExampleSpec
 
 Runtime = Literal["torch", "compile", "onnxruntime", "openvino"]
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
-Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
 class Form:
-    """A network in a runtime, ready to be opened; `outputs` runs it once, `name` says in which form it runs."""
+    """A network in a runtime, ready to be opened; `outputs` runs it once, `name` says in which form it runs.
+
+    `file` is what the runtime reads, where it reads one.
+    """
 
     name: str
     open: Callable[[], contextlib.AbstractContextManager[Call]]
     outputs: Callable[[], list[Tensor]]
+    file: Path | None = None
 
 
-def check_runtime(runtime: Runtime, device: Device) -> None:
+def check_runtime(runtime: Runtime, device: DeviceName) -> None:
     """Raises ArgumentError where `runtime` cannot run here, and says why."""
     if runtime == "openvino" and find_spec("openvino") is None:
         raise ArgumentError("runtime openvino needs OpenVINO: pip install 'hetconv-cli[openvino]'")
-    if device == "cuda":
-        if not torch.cuda.is_available():
-            raise ArgumentError("--device cuda: torch sees no CUDA GPU here")
-        if runtime in ("onnxruntime", "openvino"):
-            raise ArgumentError(
-                f"runtime {runtime} is measured on the CPU only: --device cpu, or --runtime torch,compile"
-            )
+    if device == "cuda" and runtime in ("onnxruntime", "openvino"):
+        raise ArgumentError(f"runtime {runtime} is measured on the CPU only: --device cpu, or --runtime torch,compile")
 
 
-def torch_forms(model: nn.Module, example: ExampleSpec, device: Device, *, compiled: bool) -> list[Form]:
+def torch_forms(
+    model: nn.Module, example: ExampleSpec, device: DeviceName, *, compiled: bool, plain: bool = False
+) -> list[Form]:
     """The network in torch, in every form that could be its fastest: the fastest one counts.
 
     As it is and fused (`hc.fuse`: BatchNorm folded, weights packed), each in channels_last too where inputs are images.
-    A compiler is given the fused form alone: it folds what is left.
+    A compiler is given the fused form alone: it folds what is left. `plain`: as it is, and nothing else.
     """
     layouts = [torch.contiguous_format]
     if example.kind == "tensors" and all(len(shape) == 4 for shape in example.shapes):
         layouts.append(torch.channels_last)
     own = copy.deepcopy(model).to(device).eval()
-    fused = fuse(own, example.make(device=device))
-    models = {"fused": fused} if compiled else {"as it is": own, "fused": fused}
+    models = {} if compiled and not plain else {"as it is": own}
+    if not plain:
+        models["fused"] = fuse(own, example.make(device=device))
     return [
         _torch_form(form, f"{name}, {_LAYOUTS[layout]}", example, device, layout, compiled=compiled)
         for name, form in models.items()
@@ -67,7 +72,13 @@ _LAYOUTS = {torch.contiguous_format: "contiguous", torch.channels_last: "channel
 
 
 def _torch_form(
-    model: nn.Module, name: str, example: ExampleSpec, device: Device, layout: torch.memory_format, *, compiled: bool
+    model: nn.Module,
+    name: str,
+    example: ExampleSpec,
+    device: DeviceName,
+    layout: torch.memory_format,
+    *,
+    compiled: bool,
 ) -> Form:
     own = copy.deepcopy(model)
     inputs = example.make(device=device)
@@ -101,11 +112,11 @@ def _synchronised(call: Call) -> Call:
     return run
 
 
-def onnxruntime_form(file: Path, example: ExampleSpec, threads: int) -> Form:
+def onnxruntime_form(file: Path, inputs: Sequence[Tensor], threads: int) -> Form:
     """The network in ONNX Runtime on the CPU; its session lives only while it is open."""
     import onnxruntime
 
-    feeds = [tensor.numpy() for tensor in example.make()]
+    feeds = [tensor.numpy() for tensor in inputs]
 
     @contextlib.contextmanager
     def opened() -> Iterator[Call]:
@@ -119,14 +130,14 @@ def onnxruntime_form(file: Path, example: ExampleSpec, threads: int) -> Form:
         with opened() as call:
             return [torch.from_numpy(array) for array in call()]  # type: ignore[attr-defined]  # a list of arrays
 
-    return Form("onnx", opened, outputs)
+    return Form("onnx", opened, outputs, file)
 
 
-def openvino_form(file: Path, example: ExampleSpec, threads: int) -> Form:
+def openvino_form(file: Path, inputs: Sequence[Tensor], threads: int) -> Form:
     """The network in OpenVINO on the CPU, from the same ONNX file."""
     import openvino
 
-    feeds = [tensor.numpy() for tensor in example.make()]
+    feeds = [tensor.numpy() for tensor in inputs]
 
     @contextlib.contextmanager
     def opened() -> Iterator[Call]:
@@ -139,12 +150,26 @@ def openvino_form(file: Path, example: ExampleSpec, threads: int) -> Form:
         with opened() as call:
             return [torch.from_numpy(array.copy()) for array in call().values()]  # type: ignore[attr-defined]
 
-    return Form("onnx", opened, outputs)
+    return Form("onnx", opened, outputs, file)
 
 
-def write_onnx(model: nn.Module, file: Path, example: ExampleSpec) -> None:
-    """The network as ONNX for a runtime; bench compares outputs itself, so no proof is made here."""
-    export_onnx(model, file, example, dynamic_batch=False, verify=False)
+def write_onnx(model: nn.Module, file: Path, example: ExampleSpec, *, plain: bool = False) -> None:
+    """The network as ONNX for a runtime; bench compares outputs itself, so no proof is made here.
+
+    `plain`: as torch's exporter writes it, without the joined groups and folded BatchNorms of `hetconv export`.
+    """
+    if not plain:
+        export_onnx(model, file, example, dynamic_batch=False, verify=False)
+        return
+    inputs = inputs_like(example, model)
+    outputs = [f"output_{number}" for number in range(len(_run_once(model, example)))]
+    graph = export_graph(model, inputs, outputs, batch=inputs.batch, opset=DEFAULT_OPSET, dynamic_batch=False)
+    onnx.save(graph, str(file))
+
+
+def _run_once(model: nn.Module, example: ExampleSpec) -> list[Tensor]:
+    with torch.no_grad():
+        return tensors_in(model(*example.make()))
 
 
 def tensors_in(output: Any) -> list[Tensor]:

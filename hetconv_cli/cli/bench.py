@@ -1,28 +1,60 @@
 """`hetconv bench`."""
 
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hetconv_cli.cli import output
-from hetconv_cli.cli.options import Debug, Force, Format, FormatOption, Input, Json, Model, Seed
+from hetconv_cli.cli.calibration import ImageOptions, Images, Mean, Std
+from hetconv_cli.cli.config import Config, rules_of
+from hetconv_cli.cli.options import Debug, Device, Force, Format, FormatOption, Input, Json, Model, Original, Seed
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from hetconv_cli.bench.report import BenchReport
     from hetconv_cli.bench.run import Settings
+    from hetconv_cli.bench.subjects import Entrant
+    from hetconv_cli.measure.network import Network
+    from hetconv_cli.models.example import ExampleSpec
+    from hetconv_cli.models.source import Source
+    from hetconv_cli.plan import Wish
+
+DEFAULT_PART = "4"
 
 
 def bench(
     model: Model,
-    p: Annotated[str, typer.Option("--p", metavar="P,...", help="Parts.")] = "4",
-    compare: Annotated[str, typer.Option("--compare", metavar="dwc,gwc[:G]", help="Other layers to time.")] = "",
+    p: Annotated[
+        str | None,
+        typer.Option("--p", metavar="P,...", help="Parts. [default: 4; with a converted file or --config none more]"),
+    ] = None,
+    compare: Annotated[
+        str,
+        typer.Option(
+            "--compare",
+            metavar="dwc,gwc[:G],grouped",
+            help="Others to time; grouped: HetConv as public code runs it, grouped K x K + full 1 x 1.",
+        ),
+    ] = "",
+    config: Config = None,
+    original: Original = None,
     batch: Annotated[str, typer.Option("--batch", metavar="N,...", help="Batch sizes.")] = "1,8",
     runtime: Annotated[
         str, typer.Option("--runtime", metavar="NAME,...", help="torch, compile, onnxruntime, openvino.")
     ] = "torch",
-    dtype: Annotated[str, typer.Option("--dtype", help="float32, int8, or both.")] = "float32",
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, int8, or both: float32,int8.")] = "float32",
+    calibrate: Annotated[
+        Path | None,
+        typer.Option("--calibrate", metavar="FOLDER", help="Images (or .npy, .pt) to calibrate int8 on, not noise."),
+    ] = None,
+    images: Images = 64,
+    mean: Mean = None,
+    std: Std = None,
+    device: Device = "cpu",
     threads: Annotated[int | None, typer.Option("--threads", help="On the CPU [default: torch's].")] = None,
     layers: Annotated[bool, typer.Option("--layers", help="Each different layer alone, too.")] = False,
     rounds: Annotated[int, typer.Option("--rounds", help="Alternating blocks of each network.")] = 5,
@@ -37,17 +69,21 @@ def bench(
 ) -> None:
     """Time a network and its variants, and say how much of the promise is kept.
 
-    Example: hetconv bench resnet34 --p 4 --runtime torch,onnxruntime --batch 8
+    Examples: hetconv bench resnet34 --p 4 --runtime torch,onnxruntime --batch 8; hetconv bench resnet34-p4.safetensors
     """
     from hetconv_cli.files import check_target
-    from hetconv_cli.render.bench import bench_csv, bench_json, bench_table, plot_bench
+    from hetconv_cli.models.source import resolve
+    from hetconv_cli.render.bench import bench_csv, bench_json, bench_tables, plot_bench
     from hetconv_cli.render.plot import check_plot_target
 
     if plot is not None:
         check_plot_target(plot)
         check_target(plot, overwrite=force)
     settings = _settings(batch, runtime, dtype, device, threads, rounds, seconds)
-    report = _run(model, p, compare, layers, input, seed, settings)
+    pictures = ImageOptions(calibrate, images, mean, std, None, seed)
+    _check_pictures(pictures, settings)
+    asked = _Asked(resolve(model), original, p, compare, config, input, seed)
+    report = _run(asked, pictures, settings, layers)
     if plot is not None:
         plot_bench(report, plot)
         output.talk(f"wrote {plot}")
@@ -55,62 +91,172 @@ def bench(
         Format.json if json else format,
         structure=lambda: bench_json(report),
         lines=lambda: bench_csv(report),
-        tables=lambda: [bench_table(report)],
+        tables=lambda: bench_tables(report),
     )
 
 
-def _run(
-    model: str, p: str, compare: str, layers: bool, input: str | None, seed: int, settings: "Settings"
-) -> "BenchReport":
-    from hetconv_cli.bench.run import bench as run
-    from hetconv_cli.bench.subjects import layer_contests, network_contest
-    from hetconv_cli.measure.analyze import wishes_for
+@dataclass(frozen=True)
+class _Asked:
+    """What the command line says of the network and its rivals."""
+
+    source: "Source"
+    original: str | None
+    p: str | None
+    compare: str
+    config: Path | None
+    input: str | None
+    seed: int
+
+    def wishes(self) -> "tuple[list[Wish], Wish]":
+        """What is asked for by --p and --compare; and what --config may leave open."""
+        from hetconv_cli.conversion.convert import make_wish
+        from hetconv_cli.errors import ArgumentError
+        from hetconv_cli.measure.analyze import wishes_for
+
+        words = [word for word in self.compare.split(",") if word]
+        for word in words:
+            if not re.fullmatch(r"dwc|gwc(:.*)?|grouped", word):
+                raise ArgumentError(f"--compare: expected dwc, gwc, gwc:GROUPS or grouped; got {word!r}")
+        named = self.p.split(",") if self.p is not None else []
+        default = [] if self.source.kind == "checkpoint" or self.config is not None else [DEFAULT_PART]
+        wishes = wishes_for(named or default, [word for word in words if word != "grouped"])
+        return wishes, make_wish((named or [DEFAULT_PART])[0])
+
+    @property
+    def peer(self) -> bool:
+        """Whether HetConv is to be timed as public code runs it, too."""
+        return "grouped" in self.compare.split(",")
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """The standard network, traced and with weights, and what it is timed against; `name` is for the report."""
+
+    name: str
+    source: "Source"
+    network: "Network"
+    model: "nn.Module"
+    example: "ExampleSpec"
+    entrants: "list[Entrant]"
+
+
+def _open(asked: _Asked) -> _Opened:
+    from hetconv_cli.bench.subjects import Entrant, entrant, with_peers
+    from hetconv_cli.conversion.checkpoint import load, original_of
     from hetconv_cli.measure.network import open_source
     from hetconv_cli.models.build import build
-    from hetconv_cli.models.source import resolve
 
-    source = resolve(model)
-    wishes = wishes_for(p.split(","), [word for word in compare.split(",") if word])
-    with output.progress(source.label) as progress:
+    wishes, base = asked.wishes()
+    rules = rules_of(asked.config, base)  # what is wrong with the file shall be said before anything is built
+    source, input, saved = asked.source, asked.input, None
+    if source.kind == "checkpoint":
+        source, saved = original_of(source, asked.original)
+        if input is None and saved.example is not None:
+            input = saved.example.describe()
+    network, example = open_source(source, input)
+    model = build(source, seed=asked.seed).model
+    entrants: list[Entrant] = []
+    if saved is not None:
+        conversion = load(asked.source.name, model)
+        entrants.append(Entrant(conversion.plan, origin="file", model=conversion.model))
+    if asked.config is not None:
+        entrants.append(entrant(network, rules, "plan"))
+    entrants += [entrant(network, wish) for wish in wishes]
+    name = f"{source.label} ({Path(asked.source.name).name})" if saved is not None else source.label
+    return _Opened(name, source, network, model, example, with_peers(entrants) if asked.peer else entrants)
+
+
+def _run(asked: _Asked, pictures: ImageOptions, settings: "Settings", layers: bool) -> "BenchReport":
+    from hetconv_cli.bench.run import bench as run
+    from hetconv_cli.bench.subjects import layer_contests, network_contest
+
+    label = asked.source.label
+    with output.progress(label) as progress:
         progress("building", 0, 1)
-        network, example = open_source(source, input)
-        built = build(source, seed=seed).model
-        contests = [network_contest(built, network, wishes, example)]
+        opened = _open(asked)
+        images = None
+        if pictures.folder is not None:
+            images = _images(pictures, opened, progress)
+        whole = network_contest(opened.model, opened.network, opened.entrants, opened.example)
+        contests = [replace(whole, images=images)]
         if layers:
-            contests += layer_contests(built, network, wishes)
-        return run(source.label, contests, settings, progress)
+            contests += layer_contests(opened.model, opened.network, opened.entrants)
+        return run(opened.name, contests, settings, progress)
+
+
+def _check_pictures(pictures: ImageOptions, settings: "Settings") -> None:
+    from hetconv_cli.errors import ArgumentError
+
+    pictures.files()
+    if pictures.folder is not None and "int8" not in settings.dtypes:
+        raise ArgumentError("--calibrate is for int8: give --dtype int8 (or float32,int8) with it")
+
+
+def _images(pictures: ImageOptions, opened: _Opened, progress: output.Progress) -> "Tensor":
+    """The images [n, C, H, W], of the network's own input size."""
+    import torch
+
+    from hetconv_cli.errors import ArgumentError
+
+    if opened.example.kind == "images":
+        raise ArgumentError("--calibrate: int8 is calibrated on tensors [n, C, H, W]; this model takes lists of images")
+    samples = pictures.read(opened.source, "DEFAULT", opened.model, opened.example, progress)
+    wanted = opened.example.shapes[0][1:]
+    for chunk in samples.chunks:
+        got = tuple(chunk.inputs[0].shape[1:])
+        if got != wanted:
+            sizes = ["x".join(map(str, shape)) for shape in (wanted, got)]
+            raise ArgumentError(
+                f"--calibrate: expected images of {sizes[0]}, got {sizes[1]}: cut them, or give --input"
+            )
+    return torch.cat([chunk.inputs[0] for chunk in samples.chunks])
 
 
 def _settings(
     batch: str, runtime: str, dtype: str, device: str, threads: int | None, rounds: int, seconds: float
 ) -> "Settings":
-    import torch
-
     from hetconv_cli.bench.run import Settings
-    from hetconv_cli.bench.runtimes import RUNTIMES
+    from hetconv_cli.bench.runtimes import RUNTIMES, check_runtime
     from hetconv_cli.errors import ArgumentError
-    from hetconv_cli.plan_file import parse_part
+    from hetconv_cli.models.device import check_device
 
-    batches = [parse_part(word) for word in batch.split(",")]
     known = {
         "--runtime": (runtime, RUNTIMES),
         "--dtype": (dtype, ("float32", "int8")),
-        "--device": (device, ("cpu", "cuda")),
     }
     for option, (words, allowed) in known.items():
         for word in words.split(","):
             if word not in allowed:
                 raise ArgumentError(f"{option}: expected {', '.join(allowed)}; got {word!r}")
-    if "pc" in batches or rounds < 1 or not seconds > 0 or (threads is not None and threads < 1):
-        raise ArgumentError("--batch, --rounds, --seconds and --threads must be positive numbers")
-    if threads is not None:
-        torch.set_num_threads(threads)
-    return Settings(
-        runtimes=runtime.split(","),  # type: ignore[arg-type]  # checked above, like the next two
-        batches=batches,  # type: ignore[arg-type]
-        device=device,  # type: ignore[arg-type]
-        dtypes=dtype.split(","),
-        threads=torch.get_num_threads(),
+    for option, number in {"--rounds": rounds, "--seconds": seconds, "--threads": threads}.items():
+        if number is not None and not 0 < number < float("inf"):
+            raise ArgumentError(f"{option}: expected a positive number, got {number}")
+    settings = Settings(
+        runtimes=tuple(dict.fromkeys(runtime.split(","))),  # type: ignore[arg-type]  # checked above
+        batches=_batches(batch),
+        device=check_device(device),
+        dtypes=tuple(dict.fromkeys(dtype.split(","))),
+        threads=_threads(threads),
         rounds=rounds,
         seconds=seconds,
     )
+    for one in settings.runtimes:  # before anything is built
+        check_runtime(one, settings.device)
+    return settings
+
+
+def _batches(text: str) -> list[int]:
+    from hetconv_cli.errors import ArgumentError
+
+    for word in text.split(","):
+        if not re.fullmatch(r"[1-9][0-9]{0,5}", word.strip(), re.ASCII):
+            raise ArgumentError(f"--batch: expected positive whole numbers such as 1,8; got {word!r}")
+    return list(dict.fromkeys(int(word) for word in text.split(",")))
+
+
+def _threads(number: int | None) -> int:
+    import torch
+
+    if number is not None:
+        torch.set_num_threads(number)
+    return torch.get_num_threads()

@@ -19,9 +19,11 @@ from hetconv_cli.cli.calibration import (
     TransferOption,
 )
 from hetconv_cli.cli.choice import Budget, LatencyBudget, Limit, MaxError, PlanFile
+from hetconv_cli.cli.config import Config, rules_of
 from hetconv_cli.cli.options import (
     ArrangementChoice,
     Debug,
+    Device,
     Force,
     Format,
     FormatOption,
@@ -59,9 +61,7 @@ def convert(
     weights: Annotated[
         str, typer.Option("--weights", metavar="none|DEFAULT|NAME|FILE", help="Trained weights to start from.")
     ] = "none",
-    config: Annotated[
-        Path | None, typer.Option("--config", metavar="plan.yaml", help="Rules for single layers; they go first.")
-    ] = None,
+    config: Config = None,
     arrangement: Annotated[
         ArrangementChoice | None,
         typer.Option("--arrangement", help="[default: blocked; shifted after a concatenation]"),
@@ -81,6 +81,7 @@ def convert(
     latency_budget: LatencyBudget = None,
     max_error: MaxError = None,
     plan_file: PlanFile = None,
+    device: Device = "cpu",
     input: Input = None,
     seed: Seed = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; write nothing.")] = False,
@@ -97,8 +98,10 @@ def convert(
     from hetconv_cli.conversion.convert import make_wish
     from hetconv_cli.errors import ArgumentError
     from hetconv_cli.files import check_target
+    from hetconv_cli.models.device import check_device
     from hetconv_cli.models.source import resolve
 
+    check_device(device)
     source = resolve(model)
     if source.kind == "checkpoint":
         raise ArgumentError(f"{model} is converted already: name the network that it came from")
@@ -106,7 +109,7 @@ def convert(
     limit = Limit.of(budget, latency_budget, max_error, plan_file, config)
     if limit and pairs:
         raise ArgumentError("--pairs and a budget do not go together: leave one of them out")
-    rules = _rules(config, wish)
+    rules = rules_of(config, wish)
     pictures = ImageOptions(calibrate, images, mean, std, size, seed, memory)
     pictures.files()  # what is wrong with them shall be said before anything is built
     _check_transfer(transfer, pictures)
@@ -119,7 +122,7 @@ def convert(
     job = replace(_plan(source, input, rules, pairs), weights=_announced(source, weights), reorder=reorder)
     _check_reorder(job)
     if limit or (job.plan.converted and not dry_run):
-        job = _build(job, weights, seed, pictures)
+        job = _build(job, weights, seed, pictures, device)
     if limit:
         job = _choose(job, limit, wish, seed)
     if not dry_run and job.plan.converted:
@@ -178,21 +181,6 @@ def _suffix(p: str, variant: VariantChoice) -> str:
     return {"hetconv": f"p{p.lower()}", "gwc": f"gwc{p}", "dwc": "dwc"}[variant.value]
 
 
-def _rules(config: Path | None, wish: "Wish") -> "Rules":
-    from hetconv_cli.errors import ArgumentError
-    from hetconv_cli.plan import Rules
-    from hetconv_cli.plan_file import rules_from_yaml
-
-    if config is None:
-        return Rules(wish)
-    try:
-        text = config.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise ArgumentError(f"{config}: cannot be read as a plan: {reason}") from None
-    return rules_from_yaml(text, str(config), wish)
-
-
 def _plan(source: "Source", input: str | None, rules: "Rules", pairs: bool) -> _Job:
     from hetconv_cli.conversion.candidates import find_candidates
     from hetconv_cli.conversion.pairs import with_pairs
@@ -208,14 +196,15 @@ def _plan(source: "Source", input: str | None, rules: "Rules", pairs: bool) -> _
     return _Job(source, network, example, make_plan(candidates, rules))
 
 
-def _build(job: _Job, weights: str, seed: int, pictures: ImageOptions) -> _Job:
-    """The network with its weights, and the images to fit them to."""
+def _build(job: _Job, weights: str, seed: int, pictures: ImageOptions, device: str) -> _Job:
+    """The network with its weights, and the images to fit them to, on the device that does the work."""
     from hetconv_cli.errors import ArgumentError
     from hetconv_cli.models.build import build
 
     with output.progress(job.source.label) as progress:
         progress("building", 0, 1)
         built = build(job.source, weights=weights, seed=seed)
+        built.model.to(device)
         samples = None
         if pictures.folder is not None:
             if built.weights == "random":
@@ -246,19 +235,20 @@ def _write(job: _Job, transfer: TransferChoice | None, seed: int, memory: int, t
 
     assert job.built is not None
     original, report, reordering = job.built.model, None, None
+    inputs = job.example.make(device=next((tensor.device for tensor in original.parameters()), "cpu"))
     with output.progress(job.source.label) as progress:
         if job.reorder:
-            reordered = reorder_for(original, job.plan, job.example.make(), seed=seed, progress=progress)
+            reordered = reorder_for(original, job.plan, inputs, seed=seed, progress=progress)
             original, reordering = reordered.model, reordered.report
         progress("rewriting", 0, 2)
         new_model = apply_plan(original, job.plan, _transfer(transfer, job))
-        check_calls(job.network.trace, job.plan, new_model, job.example.make())
+        check_calls(job.network.trace, job.plan, new_model, inputs)
         if job.samples is not None:
             report = calibrate(original, new_model, job.plan, job.samples, seed=seed, memory=memory, progress=progress)
         progress("writing and reading back", 1, 2)
         weights = f"{job.weights}, calibrated on {report.images} images" if report else job.weights
-        conversion = Conversion(new_model, job.plan, job.example, weights, report, reordering)
-        save(conversion, target, source=str(job.source), overwrite=force, original=original)
+        conversion = Conversion(new_model.cpu(), job.plan, job.example, weights, report, reordering)
+        save(conversion, target, source=str(job.source), overwrite=force, original=original.cpu())
     return replace(job, weights=weights, written=target, calibration=report, reordering=reordering)
 
 
@@ -307,6 +297,8 @@ def _say_what_next(job: _Job, written: Path) -> None:
     from hetconv_cli.render.numbers import size
 
     output.talk(f"\nwrote {written} ({size(written.stat().st_size)}, reloaded, outputs equal bit for bit)")
+    own_code = f" --source {job.source}" if job.source.kind == "file" else ""
+    output.talk(f"MACs are not time: hetconv bench {written}{own_code}")
     if job.weights == "random" and job.source.kind == "paper":
         output.talk("These weights are random: train them.")
     elif job.weights == "random":

@@ -73,4 +73,5 @@ FormatOption = Annotated[Format, typer.Option("--format", help="How the report i
 Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of random weights.")]
+Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

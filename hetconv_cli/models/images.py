@@ -127,7 +127,7 @@ def _picture(path: Path, channels: int, how: Preprocessing | None) -> "torch.Ten
 
     if how is None:
         raise ArgumentError(
-            f"{path.name}: how a picture becomes this model's input is not known: give --mean and --std (and --size),"
+            f"{path.name}: how a picture becomes this model's input is not known: give --mean and --std,"
             " for instance --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225; or give .npy or .pt files"
         )
     mode = _MODES.get(channels)

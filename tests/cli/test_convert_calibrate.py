@@ -161,3 +161,10 @@ def test_there_is_no_order_for_what_has_no_classes(here, capsys):
         main(["convert", "resnet18", "--reorder"])
     assert stop.value.code == 2
     assert "--reorder needs trained weights: --weights DEFAULT" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_here_is_refused_before_anything_is_built(here, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    status, out, err = run(capsys, "--device", "cuda")
+    assert (status, out) == (2, "")
+    assert err == "hetconv: --device cuda: torch sees no CUDA GPU here\n"

@@ -12,7 +12,7 @@ from hetconv_cli.cli.options import complete_model
 from hetconv_cli.errors import HetconvError
 from hetconv_cli.measure import network
 
-COMMANDS = ["convert", "flops", "export", "list"]
+COMMANDS = ["convert", "flops", "export", "bench", "list"]
 ESCAPE = "\x1b"
 
 
