@@ -161,7 +161,7 @@ def _inputs(contest: Contest, example: ExampleSpec, dtype: str) -> tuple[Any, ..
 
 
 def _faster(forms: list[Form], settings: Settings) -> Form:
-    timings = time_alternately([form.open for form in forms], rounds=2, seconds=0.1, threads=settings.threads)
+    timings = time_alternately([form.open for form in forms], rounds=4, seconds=0.2, threads=settings.threads)
     return min(zip(timings, forms, strict=True), key=lambda pair: pair[0].median_ms)[1]
 
 
