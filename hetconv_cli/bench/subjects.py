@@ -194,7 +194,7 @@ def _rewritten(model: nn.Module, network: Network, one: Entrant) -> Subject:
     subject = Subject(_variant(plan), part, only, new, macs, parts, one.origin)
     if not one.peer:
         return subject
-    public = in_public_form(copy.deepcopy(new)).eval()
+    public = in_public_form(new).eval()
     return replace(subject, variant="grouped", model=public, readable=new, macs=macs + more_macs(plan, network.trace))
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from hetconv_cli.bench.peer import GroupedPlusPointwise, in_public_form, more_macs
+from hetconv_cli.bench.peer import in_public_form, more_macs
 from hetconv_cli.bench.runtimes import torch_forms, write_onnx
 from hetconv_cli.conversion.candidates import find_candidates
 from hetconv_cli.conversion.convert import convert
@@ -34,7 +34,7 @@ def test_it_computes_the_same(layer, arrangement):
     hetconv = HetConv2d(*layer, p=4, arrangement=arrangement).double()
     hetconv.implementation = "reference"
     input = torch.randn(2, 8, 11, 9, dtype=torch.double)
-    public = GroupedPlusPointwise(hetconv)
+    public = in_public_form(hetconv)
     torch.testing.assert_close(public(input), hetconv(input))
 
 
@@ -58,14 +58,14 @@ def test_a_shared_layer_stays_one_module():
     layer = HetConv2d(8, 8, 3, padding=1, p=4)
     public = in_public_form(nn.Sequential(layer, nn.ReLU(), layer))
     assert public[0] is public[2]
-    assert isinstance(public[0], GroupedPlusPointwise)
+    assert not isinstance(public[0], HetConv2d)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_nothing_of_it_is_fused(compiled, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda model, **options: model)
     example = ExampleSpec(((1, 8, 6, 6),))
-    model = nn.Sequential(GroupedPlusPointwise(HetConv2d(8, 8, 3, p=4)), nn.BatchNorm2d(8))
+    model = nn.Sequential(in_public_form(HetConv2d(8, 8, 3, p=4)), nn.BatchNorm2d(8))
     forms = torch_forms(model, example, "cpu", compiled=compiled, plain=True)
     assert [form.name for form in forms] == ["as it is, contiguous", "as it is, channels_last"]
 
@@ -74,7 +74,7 @@ def test_its_file_is_what_the_exporter_makes_of_it(tmp_path):
     layer = HetConv2d(32, 32, 3, padding=1, p=8, bias=False)  # 4 channels a group: hetconv export joins groups
     example = ExampleSpec(((1, 32, 6, 6),))
     operators = {}
-    for name, model, plain in (("own", layer, False), ("public", GroupedPlusPointwise(layer), True)):
+    for name, model, plain in (("own", layer, False), ("public", in_public_form(layer), True)):
         network = nn.Sequential(model, nn.BatchNorm2d(32)).eval()
         write_onnx(network, tmp_path / f"{name}.onnx", example, plain=plain)
         nodes = onnx.load(tmp_path / f"{name}.onnx").graph.node
