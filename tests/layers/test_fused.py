@@ -112,6 +112,14 @@ def test_layers_that_are_not_two_plain_convolutions_are_not_packed(more, packed_
     assert not packed_calls
 
 
+@pytest.mark.parametrize("filters", [1, 2, 3])
+def test_fewer_filters_than_classes_in_channels_last(filters):
+    layer, norm = layer_and_norm(m=4, n=filters, p=4, kernel=1)
+    x = channels_last(2, 4, 11, 9)
+    check(FusedHetConv2d(layer, norm), layer, norm, x)
+    torch.testing.assert_close(layer(x), layer(x.contiguous()))
+
+
 def test_a_gradient_of_the_input_is_right():
     layer, norm = layer_and_norm(padding=1)
     fused = FusedHetConv2d(layer, norm, relu=True)

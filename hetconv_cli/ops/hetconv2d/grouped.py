@@ -67,6 +67,7 @@ def two_convolutions(
     centres = crop(input, max(0, -beyond[0]), max(0, -beyond[1]))
     if spec.positions is None and max(beyond) <= 0 and rows_are_pixels(input):
         grouped = F.conv2d(mine, kernels, bias, g.stride, padding, g.dilation, spec.groups)
+        grouped = grouped.contiguous(memory_format=torch.channels_last)  # with selected channels it may be anything
         grouped = grouped if residual is None else grouped.add_(residual)
         return _add_pointwise(grouped, centres[..., :: g.stride[0], :: g.stride[1]], weight_1x1)
     grouped = _select(F.conv2d(mine, kernels, None, g.stride, padding, g.dilation, spec.groups), 1, spec.positions)
