@@ -18,6 +18,7 @@ from hetconv_cli.errors import ArgumentError
 from hetconv_cli.export.exporters import export_graph
 from hetconv_cli.export.inputs import inputs_like
 from hetconv_cli.export.onnx_file import DEFAULT_OPSET, export_onnx
+from hetconv_cli.layers import FusedHetConv2d
 from hetconv_cli.models.device import DeviceName
 from hetconv_cli.models.example import ExampleSpec
 
@@ -60,7 +61,9 @@ def torch_forms(
     own = copy.deepcopy(model).to(device).eval()
     models = {} if compiled and not plain else {"as it is": own}
     if not plain:
-        models["fused"] = fuse(own, example.make(device=device))
+        fused = fuse(own, example.make(device=device))
+        kernels = sorted({layer.runs_as for layer in fused.modules() if isinstance(layer, FusedHetConv2d)})
+        models[" + ".join(["fused", *kernels])] = fused
     return [
         _torch_form(form, f"{name}, {_LAYOUTS[layout]}", example, device, layout, compiled=compiled)
         for name, form in models.items()
@@ -92,16 +95,26 @@ def _torch_form(
             return run(*inputs)
 
     if compiled:
-        from torch._inductor import config
-
-        with config.patch(freezing=True):  # weights become constants; as an option of torch.compile it has no effect
-            call()
+        _compile(call)
 
     @contextlib.contextmanager
     def opened() -> Iterator[Call]:
         yield call if device == "cpu" else _synchronised(call)
 
     return Form(name, opened, lambda: tensors_in(call()))
+
+
+def _compile(call: Call) -> None:
+    """The first call of a compiled network, with weights as constants: as an option of torch.compile that does nothing.
+
+    Networks of one class share one budget of compilations, beyond which torch runs them eagerly and only logs it.
+    """
+    from torch._dynamo import config as dynamo
+    from torch._inductor import config as inductor
+
+    most = dynamo.patch(recompile_limit=1000, accumulated_recompile_limit=1000, fail_on_recompile_limit_hit=True)
+    with inductor.patch(freezing=True), most:
+        call()
 
 
 def _synchronised(call: Call) -> Call:

@@ -42,8 +42,8 @@ def fold_into_conv(layer: nn.Conv2d, norm: BatchNorm) -> nn.Conv2d:
 class FusedHetConv2d(HetConv2d):
     """A HetConv2d whose filters and bias have a BatchNorm folded in, followed by ReLU if asked for. No gradients.
 
-    Computes relu(convolution + bias + residual). The fused GPU kernel does that in one launch and oneDNN in two; the
-    other implementations do it step by step.
+    Computes relu(convolution + bias + residual). The fused kernels for GPU and CPU do that in one pass, oneDNN in two;
+    the other implementations do it step by step.
 
     Args:
         layer: The layer to take over; it is left as it is.
@@ -52,19 +52,21 @@ class FusedHetConv2d(HetConv2d):
 
     Attributes:
         relu: Whether ReLU follows.
-        packed: The weights as the GPU kernel reads them where it serves this layer, else None. A copy, like `kernels`:
-            made anew when the layer is moved, cast or loaded; after changing weights by hand call `prepare`.
+        packed: The weights as the GPU kernel reads them where it serves this layer, else None. A copy, like the next
+            two: made anew when the layer is moved, cast or loaded; after changing weights by hand call `prepare`.
+        packed_cpu: The weights as the CPU kernel reads them where it serves this layer, else None.
         kernels: The weights of the grouped convolution where that serves, else None.
     """
 
     packed: Tensor | None
+    packed_cpu: Tensor | None
     kernels: Tensor | None
 
     def __init__(self, layer: HetConv2d, norm: BatchNorm | None = None, *, relu: bool = False) -> None:
         super().__init__(*_arguments(layer), p=layer.p, arrangement=layer.arrangement, device="meta")
         self.relu, self.implementation = relu, layer.implementation
         _take(self, layer, ("weight_1x1", "weight_ring"), norm)
-        for name in ("packed", "kernels"):
+        for name in ("packed", "packed_cpu", "kernels"):
             self.register_buffer(name, None, persistent=False)
         self._onednn: tuple[Tensor, Tensor] | None = None  # no buffer: it can be neither moved nor saved
         self.register_load_state_dict_post_hook(_prepare_again)  # type: ignore[no-untyped-call]
@@ -74,8 +76,16 @@ class FusedHetConv2d(HetConv2d):
     def prepare(self) -> "FusedHetConv2d":
         """Works out the weights now as the implementation that serves this layer reads them."""
         prepared = prepare(self.weight_1x1, self.weight_ring, self.spec, self.implementation)
-        self.packed, self.kernels, self._onednn = prepared.triton, prepared.kernels, prepared.onednn
+        self.packed, self.packed_cpu = prepared.triton, prepared.cpu
+        self.kernels, self._onednn = prepared.kernels, prepared.onednn
         return self
+
+    @property
+    def runs_as(self) -> str:
+        """What computes inputs for which it was prepared: 'GPU kernel', 'CPU kernel', 'oneDNN' or 'torch'."""
+        if self.packed is not None or self.packed_cpu is not None:
+            return "GPU kernel" if self.packed is not None else "CPU kernel"
+        return "oneDNN" if self._onednn is not None else "torch"
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """relu(convolution of `input` + bias + residual); `residual` has the output's shape."""
@@ -88,14 +98,14 @@ class FusedHetConv2d(HetConv2d):
             self.bias,
             self.spec,
             self.implementation,
-            prepared=Prepared(self.packed, self.kernels, onednn),
+            prepared=Prepared(self.packed, self.packed_cpu, self.kernels, onednn),
             residual=residual,
             relu=self.relu,
         )
 
     def extra_repr(self) -> str:
-        """As HetConv2d's, and whether ReLU follows."""
-        return f"{super().extra_repr()}, relu={self.relu}"
+        """As HetConv2d's, whether ReLU follows, and what computes it."""
+        return f"{super().extra_repr()}, relu={self.relu}, runs_as={self.runs_as!r}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FusedHetConv2d":
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -240,7 +240,7 @@ def test_a_forward_that_fails_is_an_error_of_ours():
 def test_a_fused_layer_prints_its_relu_and_adds_a_residual():
     layer = hetconv()
     fused = FusedHetConv2d(layer, relu=True)
-    assert repr(fused).endswith("p=4, arrangement=blocked, relu=True)")
+    assert repr(fused).endswith("p=4, arrangement=blocked, relu=True, runs_as='torch')")
     x, residual = image(), image()
     torch.testing.assert_close(fused(x, residual), F.relu(layer(x) + residual).detach(), rtol=0, atol=1e-12)
     assert fused.prepare().packed is None  # the fused GPU kernel does not serve here

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hetconv_cli.layers import FusedHetConv2d, HetConv2d
-from hetconv_cli.ops.hetconv2d import inference
+from hetconv_cli.ops.hetconv2d import cpu_kernel, onednn
+from hetconv_cli.ops.hetconv2d.cpu_build import cpu_library
 
 BOUND = 3e-6  # of the output's scale: float32 against float64
 
@@ -47,12 +48,17 @@ def channels_last(*shape):
     return torch.randn(shape).contiguous(memory_format=torch.channels_last)
 
 
-@pytest.fixture
-def packed_calls(monkeypatch):
-    """How often the packed convolutions ran."""
+@pytest.fixture(params=["CPU kernel", "oneDNN"])
+def packed_calls(request, monkeypatch):
+    """How often packed weights ran, with a compiler and without."""
+    if request.param == "oneDNN":
+        monkeypatch.setenv("HETCONV_CXX", "")
+    elif cpu_library().problem:
+        pytest.skip(cpu_library().problem)
     calls = []
-    run = inference.hetconv2d_onednn
-    monkeypatch.setattr(inference, "hetconv2d_onednn", lambda *args, **more: calls.append(1) or run(*args, **more))
+    for module, name in ((cpu_kernel, "hetconv2d_cpu"), (onednn, "hetconv2d_onednn")):
+        run = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, run=run, **more: calls.append(1) or run(*args, **more))
     return calls
 
 
@@ -71,17 +77,21 @@ def packed_calls(monkeypatch):
     relu=st.booleans(),
     residual=st.booleans(),
     batch=st.integers(0, 3),
+    compiler=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_every_geometry_with_residual_and_relu(
-    m, n, p, kernel, stride, padding, dilation, arrangement, mode, bias, relu, residual, batch, seed
+    m, n, p, kernel, stride, padding, dilation, arrangement, mode, bias, relu, residual, batch, compiler, seed
 ):
     size = kernel if isinstance(kernel, tuple) else (kernel, kernel)
     if padding == "same as the window":
         padding = tuple(k // 2 * dilation for k in size)
     more = {"stride": stride, "padding": padding, "dilation": dilation, "padding_mode": mode, "bias": bias}
     layer, norm = layer_and_norm(seed, m, n, p, kernel, arrangement, **more)
-    fused = FusedHetConv2d(layer, norm, relu=relu)
+    with pytest.MonkeyPatch.context() as patch:
+        if not compiler:
+            patch.setenv("HETCONV_CXX", "")
+        fused = FusedHetConv2d(layer, norm, relu=relu)
     x = channels_last(batch, m, 11, 9)
     with torch.no_grad():
         shape = layer(x).shape
@@ -92,24 +102,42 @@ def test_every_geometry_with_residual_and_relu(
         assert fused(x, added).shape == shape
 
 
-def test_images_in_channels_last_take_the_packed_convolutions_and_others_do_not(packed_calls):
+def test_images_in_channels_last_take_the_packed_weights_and_the_cpu_kernel_takes_all(packed_calls):
     layer, norm = layer_and_norm(padding=1)
     fused = FusedHetConv2d(layer, norm, relu=True)
     check(fused, layer, norm, channels_last(2, 8, 7, 6), torch.randn(2, 12, 7, 6))
     assert len(packed_calls) == 1
     check(fused, layer, norm, torch.randn(2, 8, 7, 6))
+    calls = 2 if fused.runs_as == "CPU kernel" else 1
+    assert len(packed_calls) == calls
     fused.implementation = "reference"
     check(fused, layer, norm, channels_last(2, 8, 7, 6))
-    assert len(packed_calls) == 1
+    assert len(packed_calls) == calls
+
+
+def test_two_convolutions_that_were_asked_for_are_two(packed_calls):
+    layer, norm = layer_and_norm(padding=1)
+    layer.implementation = "grouped"
+    fused = FusedHetConv2d(layer, norm, relu=True)
+    assert fused.runs_as == "oneDNN"
+    check(fused, layer, norm, channels_last(2, 8, 7, 6))
 
 
 @pytest.mark.parametrize(
-    "more", [{"padding": 0}, {"padding": 1, "padding_mode": "reflect"}, {"padding": 1, "arrangement": "shifted"}]
+    ("more", "runs_as"),
+    [
+        ({"padding": 0}, "CPU kernel"),
+        ({"padding": 1, "padding_mode": "reflect"}, "torch"),
+        ({"padding": 1, "arrangement": "shifted"}, "torch"),
+    ],
 )
-def test_layers_that_are_not_two_plain_convolutions_are_not_packed(more, packed_calls):
+def test_layers_that_are_not_two_plain_convolutions_are_not_packed_for_them(more, runs_as, packed_calls):
     layer, norm = layer_and_norm(**more)
-    check(FusedHetConv2d(layer, norm), layer, norm, channels_last(2, 8, 7, 6))
-    assert not packed_calls
+    fused = FusedHetConv2d(layer, norm)
+    assert fused.runs_as == (runs_as if cpu_library().library else "torch")
+    assert f"runs_as='{fused.runs_as}'" in repr(fused)
+    check(fused, layer, norm, channels_last(2, 8, 7, 6))
+    assert len(packed_calls) == (fused.runs_as == "CPU kernel")
 
 
 @pytest.mark.parametrize("filters", [1, 2, 3])

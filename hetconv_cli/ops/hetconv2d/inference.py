@@ -5,11 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hetconv_cli.ops.hetconv2d import cpu_kernel, onednn
 from hetconv_cli.ops.hetconv2d.api import Implementation, choose_implementation, run
 from hetconv_cli.ops.hetconv2d.fused import check_dtypes, compute_dtype, hetconv2d_triton_inference, pack_weights
 from hetconv_cli.ops.hetconv2d.grouped import group_kernels, two_convolutions
-from hetconv_cli.ops.hetconv2d.onednn import hetconv2d_onednn, serves_input, serves_layer
-from hetconv_cli.ops.hetconv2d.onednn import pack as pack_for_onednn
 from hetconv_cli.ops.hetconv2d.spec import HetConvSpec
 
 
@@ -19,11 +18,13 @@ class Prepared:
 
     Attributes:
         triton: For the fused GPU kernel.
+        cpu: For the fused CPU kernel.
         kernels: Of the grouped convolution, for the two vendor convolutions.
         onednn: Both convolutions' weights in oneDNN's own layout.
     """
 
     triton: Tensor | None = None
+    cpu: Tensor | None = None
     kernels: Tensor | None = None
     onednn: tuple[Tensor, Tensor] | None = None
 
@@ -37,9 +38,11 @@ def prepare(
         return Prepared(triton=pack_weights(weight_1x1, weight_ring, spec))
     if chosen.implementation != "grouped":
         return Prepared()
+    if implementation == "auto" and cpu_kernel.serves_layer(spec, weight_1x1):
+        return Prepared(cpu=cpu_kernel.pack(weight_1x1, weight_ring, spec))
     kernels = group_kernels(weight_ring, spec).contiguous(memory_format=torch.channels_last)
-    onednn = pack_for_onednn(kernels, weight_1x1, spec) if serves_layer(spec, weight_1x1) else None
-    return Prepared(kernels=kernels, onednn=onednn)
+    packed = onednn.pack(kernels, weight_1x1, spec) if onednn.serves_layer(spec, weight_1x1) else None
+    return Prepared(kernels=kernels, onednn=packed)
 
 
 def run_inference(
@@ -62,9 +65,11 @@ def run_inference(
         packed = pack_weights(weight_1x1, weight_ring, spec) if prepared.triton is None else prepared.triton
         residual = None if residual is None else residual.to(dtype)
         return hetconv2d_triton_inference(input.to(dtype), packed.to(dtype), bias, residual, spec, relu=relu)
+    if implementation == "auto" and input.dim() == 4 and prepared.cpu is not None and cpu_kernel.serves_input(input):
+        return cpu_kernel.hetconv2d_cpu(input, prepared.cpu, bias, spec, residual, relu=relu)
     if chosen == "grouped" and input.dim() == 4 and prepared.kernels is not None:
-        if prepared.onednn is not None and serves_input(input):
-            return hetconv2d_onednn(input, prepared.onednn, bias, spec, residual, relu=relu)
+        if prepared.onednn is not None and onednn.serves_input(input):
+            return onednn.hetconv2d_onednn(input, prepared.onednn, bias, spec, residual, relu=relu)
         output = two_convolutions(input, prepared.kernels, weight_1x1, bias, spec, residual)
     else:
         output = run(input, weight_1x1, weight_ring, bias, spec, chosen)

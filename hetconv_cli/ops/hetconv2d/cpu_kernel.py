@@ -1,0 +1,136 @@
+"""The layer with what follows it as one kernel on the CPU, for inference: exactly its weights, one pass, one buffer.
+
+`cpu_kernel.cpp` is the kernel, `cpu_build.py` compiles it. Filters are taken in vectors of the processor's lanes; a
+vector that spans several classes reads the K x K taps of all their channels, with zeros where a filter has none.
+"""
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hetconv_cli.arrangement import classes
+from hetconv_cli.errors import ArgumentError, HetconvError
+from hetconv_cli.geometry import Geometry
+from hetconv_cli.ops.hetconv2d.cpu_build import cpu_library
+from hetconv_cli.ops.hetconv2d.spec import HetConvSpec
+
+
+def serves_layer(spec: HetConvSpec, weight: Tensor) -> bool:
+    """Whether layers like this can be packed: float32 on the CPU, blocked, zero padding, and a compiler at hand."""
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and spec.group_channels is None
+        and spec.geometry.padding_mode == "zeros"
+        and cpu_library().library is not None
+    )
+
+
+def serves_input(input: Tensor) -> bool:
+    """Whether the kernel takes this input: in any memory format, but nobody asks for gradients."""
+    return (
+        input.device.type == "cpu"
+        and input.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_exporting()  # an exported graph runs without this package
+        and not (torch.is_grad_enabled() and input.requires_grad)
+    )
+
+
+def pack(weight_1x1: Tensor, weight_ring: Tensor, spec: HetConvSpec) -> Tensor:
+    """The weights in the order in which the kernel reads them, one dimension; shapes of the others as in `hetconv2d`.
+
+    For each vector of filters: the centre taps [M, lanes], then [K_h*K_w - 1, channels of its classes, lanes].
+    """
+    filters, part, lanes = len(weight_ring), weight_ring.shape[1], int(_library().hetconv_lanes())
+    starts = [of_class * part for of_class in classes(filters, spec.p, "blocked")]
+    packed = []
+    for begin in range(0, filters, lanes):
+        mine = range(begin, min(begin + lanes, filters))
+        first, stop = starts[mine[0]], starts[mine[-1]] + part
+        centre = weight_1x1.new_zeros(weight_1x1.shape[1], lanes)
+        centre[:, : len(mine)] = weight_1x1[mine.start : mine.stop].flatten(1).t()
+        ring = weight_ring.new_zeros(weight_ring.shape[2], stop - first, lanes)
+        for n in mine:
+            ring[:, starts[n] - first :, n - begin][:, :part] = weight_ring[n].t()
+        packed += [centre.flatten(), ring.flatten()]
+    return torch.cat(packed)
+
+
+def hetconv2d_cpu(
+    input: Tensor, packed: Tensor, bias: Tensor | None, spec: HetConvSpec, residual: Tensor | None, *, relu: bool
+) -> Tensor:
+    """relu(convolution + bias + residual) in channels_last, without gradients; `packed` from `pack`."""
+    g = spec.geometry
+    output: Tensor = torch.ops.hetconv.cpu_inference(
+        input, packed, bias, residual, relu, g.out_channels, spec.p, g.kernel, g.stride, g.padding, g.dilation
+    )
+    return output
+
+
+def _library() -> ctypes.CDLL:
+    built = cpu_library()
+    if built.library is None:
+        raise HetconvError(f"the CPU kernel cannot run here: {built.problem}")
+    return built.library
+
+
+def _cpu_inference(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+    filters: int,
+    p: int,
+    *window: Sequence[int],
+) -> Tensor:
+    output = _output(x, filters, window)
+    if output.numel() == 0:
+        return output
+    shape = (x.shape[0], x.shape[1], filters, p, *x.shape[2:], *output.shape[2:])
+    numbers = (*shape, *(number for pair in window for number in pair), *x.stride(), relu, torch.get_num_threads())
+    library, layer = _library(), (ctypes.c_int64 * len(numbers))(*numbers)
+    needed = library.hetconv_packed_floats(layer)
+    if packed.numel() != needed:  # the kernel would read what is not there
+        raise HetconvError(f"packed weights must be {needed} floats here, got {packed.numel()}: pack them anew")
+    if residual is not None:
+        residual = residual.to(x.dtype).expand_as(output).contiguous(memory_format=torch.channels_last)
+    bias = None if bias is None else bias.to(x.dtype).expand(filters).contiguous()
+    tensors = (x, packed, bias, residual, output)
+    library.hetconv_forward(layer, *(None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors))
+    return output
+
+
+def _output(x: Tensor, filters: int, window: Sequence[Sequence[int]]) -> Tensor:
+    kernel, stride, padding, dilation = ((rows, columns) for rows, columns in window)
+    rows, columns = Geometry(x.shape[1], filters, kernel, stride, padding, dilation).output_size(*x.shape[2:])
+    if rows < 1 or columns < 1:
+        raise ArgumentError(f"the window is larger than the padded input: the output would be {rows} x {columns}")
+    shape = (x.shape[0], filters, rows, columns)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _output_shape(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+    filters: int,
+    p: int,
+    *window: Sequence[int],
+) -> Tensor:
+    return _output(x, filters, window)
+
+
+torch.library.define(
+    "hetconv::cpu_inference",
+    "(Tensor x, Tensor packed, Tensor? bias, Tensor? residual, bool relu, int filters, int p, int[] kernel, "
+    "int[] stride, int[] padding, int[] dilation) -> Tensor",
+    tags=torch.Tag.flexible_layout,  # it reads any strides: a compiler need not copy
+)
+torch.library.impl("hetconv::cpu_inference", "cpu", _cpu_inference)
+torch.library.register_fake("hetconv::cpu_inference", _output_shape)

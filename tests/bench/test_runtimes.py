@@ -1,0 +1,35 @@
+"""Each runtime runs the network in the form that it names."""
+
+import torch
+from torch import nn
+
+from hetconv_cli.bench.runtimes import _compile, torch_forms
+from hetconv_cli.layers import HetConv2d
+from hetconv_cli.models.example import ExampleSpec
+from hetconv_cli.ops.hetconv2d.cpu_build import cpu_library
+
+
+def test_every_network_is_compiled_however_many_were_before_it():
+    compiled, networks = [], []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    for features in range(1, 13):  # torch compiles one class 8 times and runs the others eagerly
+        networks.append(torch.compile(nn.Linear(3, features), backend=backend))
+        _compile(lambda run=networks[-1]: run(torch.ones(3)))
+    assert len(compiled) == 12
+
+
+def test_the_fused_form_says_what_computes_it(monkeypatch):
+    network, example = nn.Sequential(HetConv2d(8, 8, 3, padding=1, p=4)), ExampleSpec(((1, 8, 6, 6),))
+
+    def names():
+        return [form.name for form in torch_forms(network, example, "cpu", compiled=False)]
+
+    kernel = "oneDNN" if cpu_library().problem else "CPU kernel"
+    fused = [f"fused + {kernel}, contiguous", f"fused + {kernel}, channels_last"]
+    assert names() == ["as it is, contiguous", "as it is, channels_last", *fused]
+    monkeypatch.setenv("HETCONV_CXX", "")
+    assert "fused + oneDNN, channels_last" in names()
