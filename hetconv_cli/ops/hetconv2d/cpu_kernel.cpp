@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -22,7 +23,7 @@ constexpr int64_t LANES = 4;
 constexpr int PIXELS = 14;  // of a tile, at most: its sums, a weight and an input fill 16 registers
 constexpr int64_t BLOCK = 16;  // channels that stand together in a strip
 constexpr int64_t STRIP = 64 * 1024;  // floats of a strip, wanted: a quarter of a usual second-level cache
-constexpr int64_t SHARES = 4;  // pieces of work for each thread, at least
+constexpr int64_t PIECES = 4;  // of work for each thread: with so many it does not matter who gets one more
 
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
 
@@ -51,6 +52,8 @@ struct Span {
     int64_t channels;
 };
 
+using Spans = std::vector<Span>;
+
 struct Target {
     float* output;
     const float* residual;  // or null
@@ -70,6 +73,7 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 struct Strip {
     const Layer& layer;
     int64_t blocks, columns, step_phase, step_block, step_row;
+    std::vector<int64_t> taps;  // where each tap of a tile's first pixel stands
 
     explicit Strip(const Layer& of) : layer(of) {
         blocks = ceil_div(of.channels, BLOCK);
@@ -77,24 +81,23 @@ struct Strip {
         step_phase = columns * BLOCK;
         step_block = step_phase * of.stride.columns;
         step_row = step_block * blocks;
+        for (int64_t row = 0; row < of.kernel.rows; row++)
+            for (int64_t i = 0; i < of.kernel.columns; i++) {
+                const int64_t column = i * of.dilation.columns;
+                const int64_t phase = column % of.stride.columns, place = column / of.stride.columns;
+                taps.push_back(row * of.dilation.rows * step_row + phase * step_phase + place * BLOCK);
+            }
     }
 
     int64_t rows_for(int64_t output_rows) const {
         return (output_rows - 1) * layer.stride.rows + (layer.kernel.rows - 1) * layer.dilation.rows + 1;
     }
 
-    // Output rows of one strip: as many as fit.
+    // Output rows of one strip: as many as fit, all strips of about one size.
     int64_t output_rows() const {
         int64_t rows = 1;
         while (rows < layer.output.rows && rows_for(rows + 1) * step_row <= STRIP) rows++;
-        return rows;
-    }
-
-    int64_t offset(int64_t tap, int64_t channel) const {
-        int64_t row = tap / layer.kernel.columns * layer.dilation.rows;
-        int64_t column = tap % layer.kernel.columns * layer.dilation.columns;
-        int64_t phase = column % layer.stride.columns, place = column / layer.stride.columns;
-        return row * step_row + channel / BLOCK * step_block + phase * step_phase + place * BLOCK + channel % BLOCK;
+        return ceil_div(layer.output.rows, ceil_div(layer.output.rows, rows));
     }
 
     void fill_row(float* strip, const float* row) const {
@@ -150,7 +153,7 @@ void put(const Target& to, int64_t pixel, Vector value) {
 
 // P output pixels of one vector of filters. `from` is the tile's first pixel in the strip.
 template <int P>
-void tile(const float* from, const std::vector<Span>& spans, const float* weights, Vector bias, const Target& to) {
+void tile(const float* from, const Spans& spans, const float* weights, Vector bias, const Target& to) {
     Vector sums[P];
 #pragma GCC unroll 14
     for (int i = 0; i < P; i++) sums[i] = bias;
@@ -166,7 +169,7 @@ void tile(const float* from, const std::vector<Span>& spans, const float* weight
     for (int i = 0; i < P; i++) put(to, i * to.step_pixel, sums[i]);
 }
 
-using Tile = void (*)(const float*, const std::vector<Span>&, const float*, Vector, const Target&);
+using Tile = void (*)(const float*, const Spans&, const float*, Vector, const Target&);
 
 template <size_t... I>
 Tile tile_of(int64_t pixels, std::index_sequence<I...>) {
@@ -181,17 +184,17 @@ Range own_channels(const Layer& layer, int64_t first, int64_t last) {
     return {first_class * part, (last_class - first_class + 1) * part};
 }
 
-// The centre tap on every channel, then the other taps on the channels of the vector's own classes.
-std::vector<Span> spans_of(const Strip& strip, Range own) {
-    std::vector<Span> spans;
+// The centre tap on every channel, then the other taps on the channels of a vector's own classes.
+Spans spans_of(const Strip& strip, Range own) {
+    Spans spans;
     auto add = [&](int64_t tap, Range channels) {
         for (int64_t first = channels.first, stop = channels.first + channels.count; first < stop;) {
-            int64_t next = std::min(stop, (first / BLOCK + 1) * BLOCK);
-            spans.push_back({strip.offset(tap, first), next - first});
+            const int64_t next = std::min(stop, (first / BLOCK + 1) * BLOCK);
+            spans.push_back({strip.taps[tap] + first / BLOCK * strip.step_block + first % BLOCK, next - first});
             first = next;
         }
     };
-    int64_t taps = strip.layer.kernel.rows * strip.layer.kernel.columns;
+    const int64_t taps = strip.taps.size();
     add(taps / 2, {0, strip.layer.channels});
     for (int64_t tap = 0; tap < taps; tap++)
         if (tap != taps / 2) add(tap, own);
@@ -199,19 +202,24 @@ std::vector<Span> spans_of(const Strip& strip, Range own) {
 }
 
 struct Filters {  // one vector of them
-    std::vector<Span> spans;
+    std::shared_ptr<Spans> spans;
     const float* weights;
     Vector bias;
 };
 
 std::vector<Filters> all_filters(const Strip& strip, const float* packed, const float* bias) {
+    const Layer& layer = strip.layer;
     std::vector<Filters> all;
-    for (int64_t first = 0; first < strip.layer.filters; first += LANES) {
-        const int64_t count = std::min(LANES, strip.layer.filters - first);
-        Filters one{spans_of(strip, own_channels(strip.layer, first, first + count - 1)), packed, {}};
+    Range known{-1, -1};
+    for (int64_t first = 0; first < layer.filters; first += LANES) {
+        const int64_t count = std::min(LANES, layer.filters - first);
+        const Range own = own_channels(layer, first, first + count - 1);
+        const bool same = own.first == known.first && own.count == known.count;  // vectors of one class
+        Filters one{same ? all.back().spans : std::make_shared<Spans>(spans_of(strip, own)), packed, Vector{}};
         if (bias) for (int64_t n = 0; n < count; n++) one.bias[n] = bias[first + n];
-        for (const Span& span : one.spans) packed += span.channels * LANES;
+        packed += (layer.channels + (int64_t(strip.taps.size()) - 1) * own.count) * LANES;
         all.push_back(std::move(one));
+        known = own;
     }
     return all;
 }
@@ -224,7 +232,7 @@ void run_strip(const Strip& strip, const float* from, const Filters& filters, in
         Target here = to;
         for (int64_t column = 0; column < layer.output.columns; column += width, here.advance(width * to.step_pixel)) {
             const int64_t pixels = std::min(width, layer.output.columns - column);
-            tile_of(pixels, std::make_index_sequence<PIXELS>())(from + column * BLOCK, filters.spans, filters.weights,
+            tile_of(pixels, std::make_index_sequence<PIXELS>())(from + column * BLOCK, *filters.spans, filters.weights,
                                                                 filters.bias, here);
         }
     }
@@ -253,12 +261,14 @@ extern "C" void hetconv_forward(const Layer* of, const float* input, const float
     const std::vector<Filters> filters = all_filters(strip, packed, bias);
     const int64_t vectors = filters.size(), strip_rows = strip.output_rows();
     const int64_t strips = ceil_div(layer.output.rows, strip_rows);
-    const int64_t cuts = std::min(vectors, ceil_div(SHARES * layer.threads, layer.batch * strips));
+    const int64_t pieces = layer.batch * strips;
+    int64_t cuts = 1;
+    while (cuts < vectors && cuts * pieces < PIECES * layer.threads && cuts * pieces % layer.threads) cuts++;
     const int64_t share = ceil_div(vectors, cuts), shares = ceil_div(vectors, share);
     const int64_t step_row = layer.output.columns * layer.filters, step_image = layer.output.rows * step_row;
 
 #pragma omp parallel for schedule(dynamic) num_threads(layer.threads)
-    for (int64_t piece = 0; piece < layer.batch * strips * shares; piece++) {
+    for (int64_t piece = 0; piece < pieces * shares; piece++) {
         static thread_local std::vector<float> floats;  // kept: fresh pages at every call would cost a few percent
         const int64_t image = piece / (strips * shares), first_row = piece / shares % strips * strip_rows;
         const int64_t rows = std::min(strip_rows, layer.output.rows - first_row);
