@@ -11,6 +11,18 @@
 #include <utility>
 #include <vector>
 
+struct Size {
+    int64_t rows, columns;
+};
+
+// As cpu_kernel.py fills it in: int64 throughout.
+struct Layer {
+    int64_t batch, channels, filters, p;
+    Size input, output, kernel, stride, padding, dilation;
+    int64_t step_image, step_channel, step_row, step_column;  // of the input, in floats; the output is channels_last
+    int64_t relu, threads;
+};
+
 namespace {
 
 #if defined(__AVX512F__)
@@ -23,29 +35,14 @@ constexpr int64_t LANES = 4;
 constexpr int PIXELS = 14;  // of a tile, at most: its sums, a weight and an input fill 16 registers
 constexpr int64_t BLOCK = 16;  // channels that stand together in a strip
 constexpr int64_t STRIP = 64 * 1024;  // floats of a strip, wanted: a quarter of a usual second-level cache
+constexpr int64_t AHEAD = 24;  // pixels that are asked for before they are copied
 constexpr int64_t PIECES = 4;  // of work for each thread: with so many it does not matter who gets one more
 
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
 
-struct Size {
-    int64_t rows, columns;
-};
-
 struct Range {
     int64_t first, count;
 };
-
-}  // namespace
-
-// As cpu_kernel.py fills it in: int64 throughout.
-struct Layer {
-    int64_t batch, channels, filters, p;
-    Size input, output, kernel, stride, padding, dilation;
-    int64_t step_image, step_channel, step_row, step_column;  // of the input, in floats; the output is channels_last
-    int64_t relu, threads;
-};
-
-namespace {
 
 struct Span {
     int64_t offset;  // from the tile's first pixel, in floats
@@ -119,8 +116,10 @@ struct Strip {
     void copy(float* to, const float* from, int64_t first, int64_t stop, int64_t channels) const {
         const int64_t step = layer.stride.columns * layer.step_column;
         if (layer.step_channel == 1 && channels == BLOCK) {
-            for (int64_t place = first; place < stop; place++)
+            for (int64_t place = first; place < stop; place++) {
+                __builtin_prefetch(from + (place + AHEAD) * step);
                 std::memcpy(to + place * BLOCK, from + place * step, BLOCK * sizeof(float));
+            }
             return;
         }
         for (int64_t channel = 0; channel < channels; channel++)
