@@ -148,14 +148,18 @@ def test_fewer_filters_than_classes_in_channels_last(filters):
     torch.testing.assert_close(layer(x), layer(x.contiguous()))
 
 
-def test_a_gradient_of_the_input_is_right():
+@pytest.mark.parametrize("of", ["input", "residual"])
+def test_a_gradient_is_right(of, packed_calls):
     layer, norm = layer_and_norm(padding=1)
     fused = FusedHetConv2d(layer, norm, relu=True)
-    x = channels_last(2, 8, 7, 6).requires_grad_()
-    fused(x).square().sum().backward()
-    exact = x.detach().double().requires_grad_()
-    wanted(layer, norm, exact).square().sum().backward()
-    assert (x.grad - exact.grad).abs().max() <= BOUND * exact.grad.abs().max()
+    x, residual = channels_last(2, 8, 7, 6), channels_last(2, 12, 7, 6)
+    ours = (x if of == "input" else residual).requires_grad_()
+    fused(x, residual).square().sum().backward()
+    exact_x, exact_residual = x.detach().double(), residual.detach().double()
+    exact = (exact_x if of == "input" else exact_residual).requires_grad_()
+    wanted(layer, norm, exact_x, exact_residual).square().sum().backward()
+    assert (ours.grad - exact.grad).abs().max() <= BOUND * exact.grad.abs().max()
+    assert not packed_calls
 
 
 def saved_and_loaded(module):

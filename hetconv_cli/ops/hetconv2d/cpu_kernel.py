@@ -6,13 +6,15 @@ vector that spans several classes reads the K x K taps of all their channels, wi
 
 import ctypes
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from hetconv_cli.arrangement import classes
 from hetconv_cli.errors import ArgumentError, HetconvError
-from hetconv_cli.geometry import Geometry
+from hetconv_cli.geometry import Geometry, Size
 from hetconv_cli.ops.hetconv2d.cpu_build import cpu_library
 from hetconv_cli.ops.hetconv2d.spec import HetConvSpec
 
@@ -29,13 +31,13 @@ def serves_layer(spec: HetConvSpec, weight: Tensor) -> bool:
 
 
 def serves_input(input: Tensor) -> bool:
-    """Whether the kernel takes this input: in any memory format, but nobody asks for gradients."""
+    """Whether the kernel takes this input: images in any memory format."""
     return (
         input.device.type == "cpu"
         and input.dtype == torch.float32
+        and input.dim() == 4
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_exporting()  # an exported graph runs without this package
-        and not (torch.is_grad_enabled() and input.requires_grad)
     )
 
 
@@ -87,29 +89,58 @@ def _cpu_inference(
     p: int,
     *window: Sequence[int],
 ) -> Tensor:
-    output = _output(x, filters, window)
+    library, threads = _library(), torch.get_num_threads()
+    call = _call(library, tuple(x.shape), x.stride(), filters, p, tuple(map(tuple, window)), relu, threads)
+    output = _empty(x, call.output)
     if output.numel() == 0:
         return output
-    shape = (x.shape[0], x.shape[1], filters, p, *x.shape[2:], *output.shape[2:])
-    numbers = (*shape, *(number for pair in window for number in pair), *x.stride(), relu, torch.get_num_threads())
-    library, layer = _library(), (ctypes.c_int64 * len(numbers))(*numbers)
-    needed = library.hetconv_packed_floats(layer)
-    if packed.numel() != needed:  # the kernel would read what is not there
-        raise HetconvError(f"packed weights must be {needed} floats here, got {packed.numel()}: pack them anew")
+    if packed.numel() != call.packed_floats:  # the kernel would read what is not there
+        raise HetconvError(
+            f"packed weights must be {call.packed_floats} floats here, got {packed.numel()}: pack them anew"
+        )
     if residual is not None:
         residual = residual.to(x.dtype).expand_as(output).contiguous(memory_format=torch.channels_last)
     bias = None if bias is None else bias.to(x.dtype).expand(filters).contiguous()
     tensors = (x, packed, bias, residual, output)
-    library.hetconv_forward(layer, *(None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors))
+    library.hetconv_forward(call.layer, *(None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors))
     return output
 
 
-def _output(x: Tensor, filters: int, window: Sequence[Sequence[int]]) -> Tensor:
+class _Call(NamedTuple):
+    """What follows from the numbers of a call."""
+
+    output: tuple[int, int, int, int]
+    layer: ctypes.Array[ctypes.c_int64]  # as the struct Layer in cpu_kernel.cpp
+    packed_floats: int
+
+
+@lru_cache(maxsize=4096)  # layers of a few networks: a small layer takes no longer than these few lines
+def _call(
+    library: ctypes.CDLL,
+    shape: tuple[int, ...],
+    steps: tuple[int, ...],
+    filters: int,
+    p: int,
+    window: tuple[Size, Size, Size, Size],
+    relu: bool,
+    threads: int,
+) -> _Call:
+    output = _output_size(shape, filters, window)
+    sizes = (*shape[:2], filters, p, *shape[2:], *output[2:])
+    numbers = (*sizes, *(number for pair in window for number in pair), *steps, relu, threads)
+    layer = (ctypes.c_int64 * len(numbers))(*numbers)
+    return _Call(output, layer, library.hetconv_packed_floats(layer))
+
+
+def _output_size(shape: Sequence[int], filters: int, window: Sequence[Sequence[int]]) -> tuple[int, int, int, int]:
     kernel, stride, padding, dilation = ((rows, columns) for rows, columns in window)
-    rows, columns = Geometry(x.shape[1], filters, kernel, stride, padding, dilation).output_size(*x.shape[2:])
+    rows, columns = Geometry(shape[1], filters, kernel, stride, padding, dilation).output_size(shape[2], shape[3])
     if rows < 1 or columns < 1:
         raise ArgumentError(f"the window is larger than the padded input: the output would be {rows} x {columns}")
-    shape = (x.shape[0], filters, rows, columns)
+    return shape[0], filters, rows, columns
+
+
+def _empty(x: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
@@ -123,7 +154,7 @@ def _output_shape(
     p: int,
     *window: Sequence[int],
 ) -> Tensor:
-    return _output(x, filters, window)
+    return _empty(x, _output_size(x.shape, filters, window))
 
 
 torch.library.define(

@@ -58,6 +58,11 @@ def run_inference(
     relu: bool,
 ) -> Tensor:
     """relu(`run` + residual) on arguments that are already checked; what is not prepared is made at the call."""
+    differentiates = torch.is_grad_enabled() and (
+        input.requires_grad or (residual is not None and residual.requires_grad)
+    )
+    if implementation == "auto" and prepared.cpu is not None and cpu_kernel.serves_input(input) and not differentiates:
+        return cpu_kernel.hetconv2d_cpu(input, prepared.cpu, bias, spec, residual, relu=relu)
     dtype = compute_dtype(input)
     chosen = choose_implementation(implementation, spec=spec, device=input.device, dtype=dtype).implementation
     if chosen == "triton" and input.dim() == 4:
@@ -65,10 +70,8 @@ def run_inference(
         packed = pack_weights(weight_1x1, weight_ring, spec) if prepared.triton is None else prepared.triton
         residual = None if residual is None else residual.to(dtype)
         return hetconv2d_triton_inference(input.to(dtype), packed.to(dtype), bias, residual, spec, relu=relu)
-    if implementation == "auto" and input.dim() == 4 and prepared.cpu is not None and cpu_kernel.serves_input(input):
-        return cpu_kernel.hetconv2d_cpu(input, prepared.cpu, bias, spec, residual, relu=relu)
     if chosen == "grouped" and input.dim() == 4 and prepared.kernels is not None:
-        if prepared.onednn is not None and onednn.serves_input(input):
+        if prepared.onednn is not None and onednn.serves_input(input) and not differentiates:
             return onednn.hetconv2d_onednn(input, prepared.onednn, bias, spec, residual, relu=relu)
         output = two_convolutions(input, prepared.kernels, weight_1x1, bias, spec, residual)
     else:

@@ -32,13 +32,9 @@ def serves_layer(spec: HetConvSpec, weight: Tensor) -> bool:
 
 
 def serves_input(input: Tensor) -> bool:
-    """Whether this input is one for packed weights: channels_last, and nobody asks for gradients."""
+    """Whether this input is one for packed weights: images in channels_last."""
     return (
-        rows_are_pixels(input)
-        and input.dtype == torch.float32
-        and input.numel() > 0
-        and not (torch.is_grad_enabled() and input.requires_grad)
-        and torch._C._get_mkldnn_enabled()
+        rows_are_pixels(input) and input.dtype == torch.float32 and input.numel() > 0 and torch._C._get_mkldnn_enabled()
     )
 
 
