@@ -747,12 +747,13 @@ def table(results: dict[str, Any]) -> str:
             cells += [" ".join(str(value) for value in tile.values()), row["wrong_tiles"], row["worse_tiles"]]
             lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines += ["", *sums(results.get("layers", [])), ""]
-    for part in ("networks", "training", "gradients", "narrow", "kernels", "layer_failures", "warm_failures"):
-        lines += [f"## {part}", "", *(f"- {json.dumps(row)}" for row in results.get(part, [])), ""]
-    lines += ["## not run or failed", "", *(f"- skipped: {what}" for what in results["skipped"])]
-    lines += [f"- failed: {name}: {trace.strip().splitlines()[-1]}" for name, trace in results["failed"].items()]
+    lines += ["## not run or failed", ""]
     lines += [f"- a process died at {end['at']}: {end['ended']}" for end in results["died"]]
-    return "\n".join(lines) + "\n"
+    lines += [f"- failed: {name}: {trace.strip().splitlines()[-1]}" for name, trace in results["failed"].items()]
+    lines += [*(f"- skipped: {what}" for what in results["skipped"]), ""]
+    for part in ("networks", "training", "layer_failures", "warm_failures", "gradients", "narrow", "kernels"):
+        lines += [f"## {part}", "", *(f"- {json.dumps(row)}" for row in results.get(part, [])), ""]
+    return "\n".join(lines)
 
 
 def sums(rows: list[dict[str, Any]]) -> list[str]:
