@@ -41,7 +41,8 @@ from hetconv_cli.ops.hetconv2d.walk import Walk, forward_walk
 BATCH = 128
 DEVICE = "cuda"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32, "fp32": torch.float32}
-LARGEST_ERROR = {"bf16": 6e-3, "fp16": 8e-4, "tf32": 8e-4, "fp32": 2e-6}  # relative, in the norm; guards, not results
+# relative, in the norm; guards, not results. Hopper's products cut float32 off to tf32, which alone makes 7.7e-4
+LARGEST_ERROR = {"bf16": 6e-3, "fp16": 8e-4, "tf32": 1e-3, "fp32": 2e-6}
 AT_ONCE = 1 << 28  # bytes that the rotating inputs of one measurement should have together: past every L2
 WORKERS = 12  # processes that compile in advance
 SHARES = {"warm": 0.25, "layers": 0.4}  # of the time, at most; the other parts run to the end
