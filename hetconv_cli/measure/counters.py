@@ -21,10 +21,6 @@ from hetconv_cli.conversion.trace import Call, Shape, forward_pass
 from hetconv_cli.layers import HetConv2d
 from hetconv_cli.measure.tally import Tally, add
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # thop asks distutils for torch's version
-    import thop
-
 
 @dataclass(frozen=True)
 class Counts:
@@ -36,6 +32,10 @@ class Counts:
 
 def count(model: nn.Module, inputs: tuple[Any, ...]) -> Counts:
     """Both counters over ONE forward pass, so that both see the same calls; `model` is left as it was."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # thop asks distutils for torch's version
+        import thop  # here, so that everything that needs the dispatcher only works without it
+
     watched = copy.deepcopy(model)  # thop leaves buffers in what it profiles
     with forward_pass(watched), _every_product_visible(), _Dispatched(watched) as dispatched:
         total, _, layers = thop.profile(

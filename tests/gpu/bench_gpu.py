@@ -2,11 +2,12 @@
 
     python tests/gpu/bench_gpu.py FOLDER [--minutes 8] [--parts layers,networks,...] [--quick]
 
-Writes FOLDER/results.json (after every part, so that a crash loses only what follows), FOLDER/table.md and
-FOLDER/rows.txt, the rows that `ops/hetconv2d/measured.py` would take over. A part that fails is reported and the next
-one runs. Every tile is checked against float64 on fresh random input, its output filled with NaN before, and a wrong
-one gets no time. Times are medians (20 % and 80 % quantiles) of a CUDA graph of several calls on different inputs,
-larger together than the L2 cache, with the cache flushed before each replay.
+Writes FOLDER/results.json (after every measurement), FOLDER/table.md and FOLDER/rows.txt, the rows that
+`ops/hetconv2d/measured.py` would take over. What fails is reported and the next measurement runs. They run in a process
+of their own: where that dies, hangs or loses the GPU, another one goes on with what has not been tried. Every tile is
+checked against float64 on fresh random input, its output filled with NaN before, and a wrong one gets no time. Times
+are medians (20 % and 80 % quantiles) of a CUDA graph of several calls on different inputs, larger together than the L2
+cache, with the cache flushed before each replay.
 """
 
 import argparse
@@ -14,10 +15,13 @@ import copy
 import functools
 import itertools
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,10 +41,16 @@ from hetconv_cli.ops.hetconv2d.walk import Walk, forward_walk
 BATCH = 128
 DEVICE = "cuda"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32, "fp32": torch.float32}
-LARGEST_ERROR = {"bf16": 6e-3, "fp16": 8e-4, "tf32": 8e-4, "fp32": 2e-6}  # relative, in the norm; guards, not results
+# relative, in the norm; guards, not results. Hopper's products cut float32 off to tf32, which alone makes 7.7e-4
+LARGEST_ERROR = {"bf16": 6e-3, "fp16": 8e-4, "tf32": 1e-3, "fp32": 2e-6}
 AT_ONCE = 1 << 28  # bytes that the rotating inputs of one measurement should have together: past every L2
 WORKERS = 12  # processes that compile in advance
 SHARES = {"warm": 0.25, "layers": 0.4}  # of the time, at most; the other parts run to the end
+GRACE = 15  # seconds that the measurement under way at the end still has
+SILENCE = 150  # seconds without a new measurement after which a process is taken to hang; more than `warm` has
+PROCESSES = 5  # that are tried one after the other
+LOST = 3  # exit status: the GPU answers no more, and a new process may find it well
+PROFILED = 5  # calls; profilers miss some kernels' records
 
 
 @dataclass(frozen=True)
@@ -161,9 +171,9 @@ class Layer:
         others = []
         rows = self.layout.rows
         for block_m, block_n, block_k in itertools.product((64, 128, 256), (32, 64, 128, 256), (32, 64, 128)):
-            fits = 3 * size * block_k * (block_m + block_n) <= 220 * 1024 and block_m * block_n <= 128 * 256
+            stage = size * block_k * (block_m + block_n)  # bytes of shared memory, of which Hopper gives 227 KiB
             if (
-                not fits
+                block_m * block_n > 128 * 256
                 or block_n > max(32, 2 * rows)
                 or block_n < min(rows, 64)
                 or block_k > max(32, self.layout.ring)
@@ -171,9 +181,11 @@ class Layer:
                 continue
             warps = 8 if block_m * block_n >= 128 * 128 else 4
             for stages, inside in ((3, False), (4, False), (3, True), (1, True)):
-                others.append(Tile(block_m, block_n, block_k, warps, stages, inside))
-        others.sort(key=lambda tile: (-min(tile.block_k, 64), abs(tile.block_m - 128), abs(tile.block_n - rows)))
-        preferred = [tile for tile in others if tile.block_k >= min(64, self.layout.ring) and tile.block_m == 128]
+                if stages * stage <= 220 * 1024:
+                    others.append(Tile(block_m, block_n, block_k, warps, stages, inside))
+        deep = 64 if size == 2 else 32  # float32 products of 64 fill all registers and more
+        others.sort(key=lambda tile: (-min(tile.block_k, deep), abs(tile.block_m - 128), abs(tile.block_n - rows)))
+        preferred = [tile for tile in others if tile.block_k >= min(deep, self.layout.ring) and tile.block_m == 128]
         chosen = others if self.job.wide else preferred[:6]
         return list(dict.fromkeys([default, *chosen]))[: 24 if self.job.wide else 7]
 
@@ -234,51 +246,90 @@ def first_line(problem: BaseException) -> str:
     return f"{type(problem).__name__}: {(str(problem).splitlines() or [''])[0]}"
 
 
+class LostError(BaseException):
+    """An error after which this process can do nothing on the GPU; no handler of `Exception` takes it for its own."""
+
+
+def said(problem: Exception) -> str:
+    """The first line of a problem that the GPU has survived."""
+    try:
+        torch.cuda.synchronize()
+    except Exception as lasting:
+        raise LostError(first_line(problem)) from lasting
+    return first_line(problem)
+
+
 class Session:
     """What was measured, where it is written, and until when."""
 
-    def __init__(self, folder: Path, minutes: float, quick: bool) -> None:
+    def __init__(self, folder: Path, quick: bool) -> None:
         self.folder, self.quick = folder, quick
-        self.begin, self.end = time.time(), time.time() + 60 * minutes
+        self.results: dict[str, Any] = json.loads((folder / "results.json").read_text())
+        self.start, self.end = self.results["from"], self.results["until"]
         self.limit = self.end
-        self.results: dict[str, Any] = {"schema": "hetconv.gpu/1", "failed": {}, "skipped": []}
-        folder.mkdir(parents=True, exist_ok=True)
 
     def run(self, name: str, part: Callable[["Session"], Any]) -> None:
+        """A part, unless another process has been through it."""
+        if name in self.results["done"]:
+            return
         if time.time() > self.end:
             self.results["skipped"].append(name)
             return
-        start = time.time()
-        self.limit = min(self.end, start + SHARES.get(name, 1.0) * (self.end - self.begin))
-        print(f"[{start - self.begin:5.0f} s] {name}", flush=True)
+        begin, seconds = time.time(), self.results["seconds"]
+        share = SHARES.get(name, 1.0) * (self.end - self.start) - seconds.get(name, 0)
+        self.limit = min(self.end, begin + share)
+        print(f"[{begin - self.start:5.0f} s] {name}", flush=True)
         try:
             part(self)
         except Exception as problem:
             self.results["failed"][name] = traceback.format_exc()
-            print(f"  {name} FAILED: {first_line(problem)}", flush=True)
-        torch.cuda.empty_cache()
-        self.results.setdefault("seconds", {})[name] = round(time.time() - start, 1)
+            print(f"  {name} FAILED: {said(problem)}", flush=True)
+        finally:
+            seconds[name] = round(seconds.get(name, 0) + time.time() - begin, 1)
+            self.write()
+        self.results["done"].append(name)
         self.write()
+        write_tables(self.folder, self.results)
+        torch.cuda.empty_cache()
 
-    def has_time(self, what: str) -> bool:
-        if time.time() < self.limit:
-            return True
-        self.results["skipped"].append(what)
-        return False
+    def begins(self, what: str) -> bool:
+        """Whether to measure something now: not when the time is up, nor where a process has tried it already."""
+        if what in self.results["begun"]:
+            return False
+        if time.time() > self.limit:
+            self.results["skipped"].append(what)
+            return False
+        self.results["begun"].append(what)
+        self.write()
+        return True
 
-    def add(self, part: str, row: dict[str, Any]) -> None:
+    def add(self, part: str, row: dict[str, Any]) -> dict[str, Any]:
+        """Takes a row in, which may be filled later."""
         self.results.setdefault(part, []).append(row)
+        return row
 
     def write(self) -> None:
-        (self.folder / "results.json").write_text(json.dumps(self.results, indent=1))
-        (self.folder / "table.md").write_text(table(self.results))
-        (self.folder / "rows.txt").write_text("\n".join(measured_rows(self.results)) + "\n")
+        write(self.folder, self.results)
+
+
+def write(folder: Path, results: dict[str, Any]) -> None:
+    """In one step, so that there is a whole file whenever this process ends."""
+    new = folder / "results.json.new"
+    new.write_text(json.dumps(results))
+    new.replace(folder / "results.json")
+
+
+def write_tables(folder: Path, results: dict[str, Any]) -> None:
+    (folder / "table.md").write_text(table(results))
+    (folder / "rows.txt").write_text("\n".join(measured_rows(results)) + "\n")
 
 
 # --- parts ---
 
 
 def machine(session: Session) -> None:
+    if not session.begins("machine"):
+        return
     import triton
 
     properties = torch.cuda.get_device_properties(0)
@@ -303,6 +354,8 @@ def machine(session: Session) -> None:
 
 def warm(session: Session) -> None:
     """Compiles every tile in processes side by side; Triton's cache on disk hands them to this one."""
+    if not session.begins("warm"):
+        return
     line = [sys.executable, __file__, str(session.folder), *(["--quick"] if session.quick else [])]
     workers = [
         subprocess.Popen(
@@ -313,12 +366,11 @@ def warm(session: Session) -> None:
     until = session.limit
     for worker in workers:
         try:
-            _, said = worker.communicate(timeout=max(1.0, until - time.time()))
+            _, complaint = worker.communicate(timeout=max(1.0, until - time.time()))
             if worker.returncode:
-                session.add("warm_failures", {"said": said[-500:]})
+                session.add("warm_failures", {"said": complaint[-500:]})
         except subprocess.TimeoutExpired:
             worker.kill()
-            worker.communicate()
             session.add("warm_failures", {"said": "took too long; what it left is compiled when it is measured"})
 
 
@@ -342,32 +394,36 @@ def compile_slice(index: int, count: int, quick: bool) -> None:
 def layers(session: Session) -> None:
     """Forward: cuDNN's standard convolution, two vendor convolutions, and the fused kernel with several tiles."""
     for job in jobs(session.quick):
-        if not session.has_time(f"layer {job}"):
+        if not session.begins(f"layer {job}"):
             continue
+        row: dict[str, Any] = {**asdict(job.shape), "p": job.p, "dtype": job.dtype, "tiles": []}
         try:
-            session.add("layers", one_layer(job))
+            one_layer(job, session.add("layers", row), session.write)
         except Exception as problem:
-            session.add("layer_failures", {"job": asdict(job), "problem": first_line(problem)})
+            session.add("layer_failures", {"job": asdict(job), "problem": said(problem)})
+        finally:
+            summarize(row)
         torch.cuda.empty_cache()
 
 
-def one_layer(job: Job) -> dict[str, Any]:
+def one_layer(job: Job, row: dict[str, Any], keep: Callable[[], None]) -> None:
+    """Fills `row` as it goes, so that what was measured before a problem is kept."""
     allow_tf32(job.dtype == "tf32")
     layer = Layer(job)
     images = layer.images()
     x = images[0]
     exact = layer.exact(x)
-    row: dict[str, Any] = {**asdict(job.shape), "p": job.p, "dtype": job.dtype, "merge": layer.layout.merge}
+    row["merge"] = layer.layout.merge
     for name, call in (("standard", layer.standard), ("grouped", layer.grouped)):
         try:
             row[name] = {"error": error(call(x), exact)} | timed(call, images)
         except Exception as problem:
-            row[name] = {"error": float("nan"), "us": float("nan"), "problem": first_line(problem)}
+            row[name] = {"error": float("nan"), "us": float("nan"), "problem": said(problem)}
     if job.dtype in ("bf16", "fp16"):
         row["limit_us"] = {"standard": limit_us(job.shape, 1), "hetconv": limit_us(job.shape, job.p)}
-    row["tiles"] = []
     for tile in layer.tiles():
         entry: dict[str, Any] = {"tile": asdict(tile)}
+        row["tiles"].append(entry)
         try:
             fresh = layer.image()
             output = layer.fused(fresh, tile)
@@ -380,7 +436,12 @@ def one_layer(job: Job) -> dict[str, Any]:
                 entry |= timed(lambda x, tile=tile, outs=outs: layer.fused(x, tile, outs[x.data_ptr()]), images)
         except Exception as problem:
             entry["problem"] = first_line(problem)
-        row["tiles"].append(entry)
+            said(problem)
+        keep()
+
+
+def summarize(row: dict[str, Any]) -> None:
+    """The fastest right tile beside what cuDNN takes."""
     right = [entry for entry in row["tiles"] if "us" in entry]
     row["worse_tiles"] = sum(not entry["no_worse_than_standard"] for entry in right)
     row["wrong_tiles"] = sum(entry.get("right") is False for entry in row["tiles"])
@@ -391,12 +452,11 @@ def one_layer(job: Job) -> dict[str, Any]:
         row["over_grouped"] = row["grouped"]["us"] / row["fused"]["us"]
         fused, standard = row["fused"], row["standard"]
         print(
-            f"  {job.shape.m}->{job.shape.n} {job.shape.side} /{job.shape.stride} P{job.p} {job.dtype}: standard "
+            f"  {row['m']}->{row['n']} {row['side']} /{row['stride']} P{row['p']} {row['dtype']}: standard "
             f"{standard['us']:.1f}, grouped {row['grouped']['us']:.1f}, fused {fused['us']:.1f} us "
             f"(x{row['over_standard']:.2f}), errors {standard['error']:.1e} {fused['error']:.1e}",
             flush=True,
         )
-    return row
 
 
 def allow_tf32(allowed: bool) -> None:
@@ -406,18 +466,17 @@ def allow_tf32(allowed: bool) -> None:
 def gradients(session: Session) -> None:
     """Input and weight gradient of ResNet-34's layers against float64 (a few images), then timed on the whole batch."""
     for shape, dtype in itertools.product(RESNET34[: 1 if session.quick else None], ("bf16", "fp16", "tf32")):
-        if not session.has_time(f"gradients {shape} {dtype}"):
+        if not session.begins(f"gradients {shape} {dtype}"):
             continue
         allow_tf32(dtype == "tf32")
         try:
-            row: dict[str, Any] = {**asdict(shape), "p": 4, "dtype": dtype}
+            row = session.add("gradients", {**asdict(shape), "p": 4, "dtype": dtype})
             for name in ("triton", "grouped", "standard"):
                 row[name] = gradient_errors(Job(shape, 4, dtype, False), name)
                 if dtype == "bf16":
                     row[name] |= gradient_times(Job(shape, 4, dtype, False), name)
-            session.add("gradients", row)
         except Exception as problem:
-            session.add("gradient_failures", {"shape": asdict(shape), "dtype": dtype, "problem": first_line(problem)})
+            session.add("gradient_failures", {"shape": asdict(shape), "dtype": dtype, "problem": said(problem)})
 
 
 def module_for(layer: Layer, name: str) -> nn.Module:
@@ -477,6 +536,8 @@ def narrow_products(session: Session) -> None:
     from hetconv_cli.ops.hetconv2d import triton_kernels
 
     for n in (16, 32, 64, 128, 256):
+        if not session.begins(f"narrow {n}"):
+            continue
         x = last(torch.randn(BATCH, 576, 56, 56, device=DEVICE, dtype=torch.bfloat16))
         packed = torch.randn(n, 576, device=DEVICE, dtype=torch.bfloat16)
         layout = Layout(576, n, 1, choose_merge(576, n, 1), False, 1)
@@ -494,8 +555,12 @@ def narrow_products(session: Session) -> None:
                 call = functools.partial(product, packed=packed, out=out, layout=layout, walk=walk, tile=tile)
                 best.append((timed(call, [x])["us"], asdict(tile)))
             except Exception as problem:
-                session.add("narrow_failures", {"n": n, "tile": asdict(tile), "problem": first_line(problem)})
-        vendor = timed(lambda given, packed=packed: F.conv2d(given, packed[:, :, None, None]), [x])["us"]
+                session.add("narrow_failures", {"n": n, "tile": asdict(tile), "problem": said(problem)})
+        try:
+            vendor = timed(lambda given, packed=packed: F.conv2d(given, packed[:, :, None, None]), [x])["us"]
+        except Exception as problem:
+            session.add("narrow_failures", {"n": n, "problem": said(problem)})
+            vendor = float("nan")
         if best:
             us, tile_used = min(best, key=lambda pair: pair[0])
             flops = 2 * BATCH * 56 * 56 * 576 * n
@@ -547,18 +612,23 @@ def networks(session: Session) -> None:
     """Images per second of whole networks, and the memory of a forward pass."""
     wanted = [("resnet34", 4), ("vgg16", 4), ("resnet34", 8)]
     for name, p in wanted[: 1 if session.quick else None]:
-        if not session.has_time(f"network {name} P{p}"):
+        if time.time() > session.limit:
+            session.results["skipped"].append(f"network {name} P{p}")
             continue
         x = last(torch.randn(BATCH, 3, 224, 224, device=DEVICE, dtype=torch.bfloat16))
-        for variant, make in networks_of(name, p).items():
-            if session.has_time(f"network {name} P{p} {variant}"):
-                session.add("networks", one_network(name, p, variant, make, x))
+        try:
+            variants = networks_of(name, p)
+        except Exception as problem:
+            session.add("networks", {"network": name, "p": p, "problem": said(problem)})
+            continue
+        for variant, make in variants.items():
+            if session.begins(f"network {name} P{p} {variant}"):
+                one_network(session.add("networks", {"network": name, "p": p, "variant": variant}), make, x)
                 torch.cuda.empty_cache()
 
 
 @torch.no_grad()
-def one_network(name: str, p: int, variant: str, make: Callable[[], nn.Module], x: Tensor) -> dict[str, Any]:
-    row: dict[str, Any] = {"network": name, "p": p, "variant": variant}
+def one_network(row: dict[str, Any], make: Callable[[], nn.Module], x: Tensor) -> None:
     try:
         model = make()
         model(x)
@@ -569,10 +639,9 @@ def one_network(name: str, p: int, variant: str, make: Callable[[], nn.Module], 
         row["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
         row |= timed(model, [x], rep=300)
         row["images_s"] = len(x) / row["us"] * 1e6
-        print(f"  {name} P{p} {variant}: {row['images_s']:.0f} images/s", flush=True)
+        print(f"  {row['network']} P{row['p']} {row['variant']}: {row['images_s']:.0f} images/s", flush=True)
     except Exception as problem:
-        row["problem"] = first_line(problem)
-    return row
+        row["problem"] = said(problem)
 
 
 def training(session: Session) -> None:
@@ -587,7 +656,9 @@ def training(session: Session) -> None:
     x = last(torch.randn(BATCH, 3, 224, 224, device=DEVICE))
     target = torch.randint(1000, (BATCH,), device=DEVICE)
     for variant, source in (("standard", standard), ("grouped", converted), ("triton", converted)):
-        row: dict[str, Any] = {"network": "resnet34", "p": 4, "variant": variant}
+        if not session.begins(f"training {variant}"):
+            continue
+        row = session.add("training", {"network": "resnet34", "p": 4, "variant": variant})
         try:
             model = copy.deepcopy(source).train().to(DEVICE).to(memory_format=torch.channels_last)
             for module in model.modules():
@@ -613,14 +684,15 @@ def training(session: Session) -> None:
             print(f"  {variant}: {row['ms']:.1f} ms a step", flush=True)
             del model, optimizer, step
         except Exception as problem:
-            row["problem"] = first_line(problem)
-        session.add("training", row)
+            row["problem"] = said(problem)
         torch.cuda.empty_cache()
 
 
 def kernel_names(session: Session) -> None:
     """What the profiler sees in one call: one kernel for a fused layer, and which kernels cuDNN takes."""
-    for shape, dtype in itertools.product(RESNET34, ("bf16", "fp16", "tf32")):
+    for shape, dtype in itertools.product(RESNET34[: 1 if session.quick else None], ("bf16", "fp16", "tf32")):
+        if not session.begins(f"kernels {shape} {dtype}"):
+            continue
         allow_tf32(dtype == "tf32")
         layer = Layer(Job(shape, 4, dtype, False))
         fused = FusedHetConv2d(layer.layer, relu=True)
@@ -628,23 +700,27 @@ def kernel_names(session: Session) -> None:
         fused.prepare()
         residual = layer.standard(layer.image())
         calls = {"standard": layer.standard, "grouped": layer.grouped, "fused": lambda x, f=fused, r=residual: f(x, r)}
-        row: dict[str, Any] = {**asdict(shape), "dtype": dtype}
+        row = session.add("kernels", {**asdict(shape), "dtype": dtype})
         for name, call in calls.items():
-            row[name] = kernels_of(call, layer.image())
-        session.add("kernels", row)
+            try:
+                row[name] = kernels_of(call, layer.image())
+            except Exception as problem:
+                row[name] = {said(problem): 0}
 
 
 @torch.no_grad()
-def kernels_of(call: Callable[[Tensor], Any], x: Tensor) -> list[str]:
+def kernels_of(call: Callable[[Tensor], Any], x: Tensor) -> dict[str, int]:
+    """How often each kernel ran in `PROFILED` calls."""
     from torch.profiler import ProfilerActivity, profile
 
     for _ in range(3):
         call(x)
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
-        call(x)
+        for _ in range(PROFILED):
+            call(x)
         torch.cuda.synchronize()
-    return [event.name for event in seen.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    return Counter(event.name for event in seen.events() if event.device_type == torch.autograd.DeviceType.CUDA)
 
 
 # --- tables ---
@@ -672,11 +748,13 @@ def table(results: dict[str, Any]) -> str:
             cells += [" ".join(str(value) for value in tile.values()), row["wrong_tiles"], row["worse_tiles"]]
             lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines += ["", *sums(results.get("layers", [])), ""]
-    for part in ("networks", "training", "gradients", "narrow", "kernels", "layer_failures", "warm_failures"):
+    lines += ["## not run or failed", ""]
+    lines += [f"- a process died at {end['at']}: {end['ended']}" for end in results["died"]]
+    lines += [f"- failed: {name}: {trace.strip().splitlines()[-1]}" for name, trace in results["failed"].items()]
+    lines += [*(f"- skipped: {what}" for what in results["skipped"]), ""]
+    for part in ("networks", "training", "layer_failures", "warm_failures", "gradients", "narrow", "kernels"):
         lines += [f"## {part}", "", *(f"- {json.dumps(row)}" for row in results.get(part, [])), ""]
-    lines += ["## not run or failed", "", *(f"- skipped: {what}" for what in results["skipped"])]
-    lines += [f"- failed: {name}: {said.strip().splitlines()[-1]}" for name, said in results["failed"].items()]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def sums(rows: list[dict[str, Any]]) -> list[str]:
@@ -719,6 +797,59 @@ PARTS: dict[str, Callable[[Session], None]] = {
 }
 
 
+# --- processes ---
+
+
+def supervise(folder: Path, minutes: float, parts: list[str], more: list[str]) -> dict[str, Any]:
+    """The results of processes that measure, one after the other, until one comes to its end or the time is up."""
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.time()
+    results: dict[str, Any] = {"schema": "hetconv.gpu/1", "from": start, "until": start + 60 * minutes, "seconds": {}}
+    results |= {"begun": [], "done": [], "died": [], "failed": {}, "skipped": []}
+    write(folder, results)
+    line = [sys.executable, __file__, str(folder), "--parts", ",".join(parts), "--measure", *more]
+    for _ in range(PROCESSES):
+        process = subprocess.Popen(line, start_new_session=True)
+        ended = wait_for(process, folder / "results.json", results["until"] + GRACE)
+        results = json.loads((folder / "results.json").read_text())
+        if ended == "0":
+            break
+        results["died"].append({"at": (results["begun"] or ["the start"])[-1], "ended": ended})
+        write(folder, results)
+        if time.time() > results["until"] or not results["begun"]:
+            break
+    return results
+
+
+def wait_for(process: subprocess.Popen[bytes], sign_of_life: Path, until: float) -> str:
+    """How a process ended; one that is late or silent is killed, with all that it started."""
+    while process.poll() is None:
+        now = time.time()
+        if now > until or now > sign_of_life.stat().st_mtime + SILENCE:
+            os.killpg(process.pid, signal.SIGKILL)
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:  # in the driver
+                return "killed, and does not go"
+            return "killed: the time was up" if now > until else f"killed: silent for {SILENCE} s"
+        time.sleep(0.2)
+    return str(process.returncode)
+
+
+def measure(folder: Path, quick: bool, parts: list[str]) -> int:
+    """Runs the parts that are left in this process."""
+    session = Session(folder, quick)
+    try:
+        for name in parts:
+            session.run(name, PARTS[name])
+    except LostError as problem:
+        print(f"  the GPU is lost to this process: {problem}", flush=True)
+        session.results["failed"][session.results["begun"][-1]] = str(problem)
+        session.write()
+        return LOST
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -726,7 +857,11 @@ def main() -> int:
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument("--quick", action="store_true", help="one layer and one network: does it run at all?")
     parser.add_argument("--warm", help=argparse.SUPPRESS)
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    parts = given.parts.split(",")
+    if set(parts) - set(PARTS):
+        parser.error(f"--parts: expected some of {','.join(PARTS)}, got {given.parts}")
     if not torch.cuda.is_available():
         print("this needs an NVIDIA GPU, and torch sees none", file=sys.stderr)
         return 1
@@ -736,11 +871,12 @@ def main() -> int:
         index, count = map(int, given.warm.split("/"))
         compile_slice(index, count, given.quick)
         return 0
-    session = Session(given.folder, given.minutes, given.quick)
-    for name in given.parts.split(","):
-        session.run(name, PARTS[name])
+    if given.measure:
+        return measure(given.folder, given.quick, parts)
+    results = supervise(given.folder, given.minutes, parts, ["--quick"] if given.quick else [])
+    write_tables(given.folder, results)
     print((given.folder / "table.md").read_text()[:9000])
-    return 1 if session.results["failed"] else 0
+    return 1 if results["failed"] or results["died"] else 0
 
 
 if __name__ == "__main__":

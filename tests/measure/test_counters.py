@@ -1,5 +1,8 @@
 """The two counters, on tiny networks whose work is counted by hand."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -253,3 +256,9 @@ def test_each_shape_is_run_once(monkeypatch):
     calls = [Call("x", ((1, 8, 6, 6),), (1, 8, 6, 6))] * 50 + [Call("x", ((1, 8, 2, 2),), (1, 8, 2, 2))]
     assert replay(conv(device="meta"), calls).dispatcher == {"": 50 * 20_736 + 4 * 576}
     assert shapes == [(1, 8, 6, 6), (1, 8, 2, 2)]
+
+
+def test_who_counts_by_the_dispatcher_alone_loads_no_thop():
+    loaded = "import sys, hetconv_cli.measure.summary; print('thop' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")

@@ -55,6 +55,7 @@ def interpreter_cannot_loop() -> bool:
 @pytest.mark.parametrize("part", ["equal_the_reference", "not equal_the_reference"])
 def test_the_kernels_are_right_under_the_interpreter(part):
     line = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-k", part, str(HERE / "interpreted_triton.py")]
+    line += ["-W", "ignore:Conversion of an array with ndim > 0:DeprecationWarning"]  # Triton 3.6 with numpy up to 2.3
     done = subprocess.run(line, env=environment(TRITON_INTERPRET="1"), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert re.search(r"\d\d passed", done.stdout)
