@@ -42,6 +42,7 @@ LAYER = {
     "params": int,
     "convertible": bool,
     "reason": (str, type(None)),
+    "pair": (str, type(None)),
 }
 REPORT = {"schema": str, "model": str, "input": list, "unit": str, "variants": list, "layers": list}
 
@@ -120,6 +121,7 @@ def test_the_layers_of_the_standard_network(run, net):
         "params": 8 * 16 * 9,
         "convertible": True,
         "reason": None,
+        "pair": None,
     }
     assert [(layer["convertible"], layer["reason"]) for layer in layers] == [
         (True, "image stem, 3 channels"),

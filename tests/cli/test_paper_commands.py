@@ -109,6 +109,26 @@ def test_convert_with_pairs_says_which_were_taken(hetconv, tmp_path):
     assert (status, err) == (0, "")
     variants = json.loads(out)["variants"]
     assert [variant["macs"]["dispatcher"] for variant in variants[1:]] == [55945216, 55945216]
+    unasked = json.loads(hetconv("flops mobilenet_cifar-p32.safetensors --p 32 --json")[1])
+    assert unasked["variants"] == variants
+
+
+def test_flops_counts_pairs_among_what_can_be_converted(hetconv):
+    _, plain, _ = hetconv("flops mobilenet_cifar --p 32")
+    status, paired, err = hetconv("flops mobilenet_cifar --p 32 --pairs")
+    assert (status, err) == (0, "")
+    assert plain.splitlines()[0].endswith("0 of 27 Conv2d can be converted")
+    assert paired.splitlines()[0].endswith("26 of 27 Conv2d can be converted (26 as 13 pairs)")
+
+
+def test_flops_says_of_each_convolution_which_pair_it_is_in_or_why_it_is_in_none(hetconv):
+    layers = json.loads(hetconv("flops mobilenet_v3_small --p 4 --pairs --json")[1])["layers"]
+    found = {layer["name"]: (layer["pair"], layer["convertible"], layer["reason"]) for layer in layers}
+    assert found["features.2.block.1.0"] == ("features.2.block.2.0", True, None)
+    assert found["features.2.block.2.0"] == ("features.2.block.1.0", True, None)
+    assert found["features.1.block.0.0"] == (None, False, "depthwise, no pair: SqueezeExcitation stands between")
+    assert found["features.2.block.0.0"] == (None, False, "1x1: nothing to save")
+    assert found["features.0.0"] == (None, True, "image stem, 3 channels")
 
 
 def test_convert_lists_pairs_in_json_only_where_they_were_asked_for(hetconv):
