@@ -23,6 +23,7 @@ from hetconv_cli.files import check_target, replacing
 from hetconv_cli.models.build import build
 from hetconv_cli.models.example import ExampleSpec, parse_input
 from hetconv_cli.models.source import Source, resolve
+from hetconv_cli.models.weights_file import with_versions
 from hetconv_cli.plan import Plan
 from hetconv_cli.plan_file import plan_from_data, plan_to_data, shown
 from hetconv_cli.strict_yaml import read_mapping, write
@@ -137,7 +138,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> Conver
     _check_tied(recipe.tied, set(new_model.state_dict()), tensors, path)
     tensors |= {name: tensors[stored] for name, stored in recipe.tied.items()}
     try:
-        new_model.load_state_dict(tensors, assign=True)
+        new_model.load_state_dict(with_versions(tensors, new_model), assign=True)
     except RuntimeError as error:
         raise ArgumentError(f"{path}: does not fit the network {recipe.source}: {_first_problem(error)}") from None
     _tie(new_model, recipe.tied)

@@ -63,6 +63,19 @@ def test_resnet18_from_convert_to_a_verified_file(run, folder):
     assert {path.name for path in folder.iterdir()} == {"resnet18-p4.safetensors", "model.onnx"}
 
 
+# mnasnet, which has no odd convolution but in its pairs, loads nothing without its version
+@pytest.mark.parametrize(("name", "pairs"), [("mobilenet_v2", 17), ("mnasnet0_5", 17)])
+def test_pairs_from_convert_to_a_verified_file(run, name, pairs):
+    converted = run("convert", name, "--pairs", "--p", "2", "--input", "64", "-o", "pairs.safetensors")
+    assert (converted.status, f"one convolution each ({pairs})" in converted.stdout) == (0, True)
+    done = run("export", "model.onnx")
+    assert (done.status, done.stderr) == (0, "")
+    assert f"{pairs} BatchNorm folded into both branches of a HetConv, no BatchNormalization left" in done.stdout
+    assert done.stdout.splitlines()[-1] == "VERIFIED"
+    operators = {(node.op_type, node.domain) for node in onnx.load("model.onnx").graph.node}
+    assert not {kind for kind, domain in operators if domain or kind in ("BatchNormalization", "Identity")}
+
+
 def test_the_documented_json(run, checkpoint_of_net, folder):
     done = run("export", "a.onnx", "--source", "net.py:build", "--json")
     assert (done.status, done.stderr) == (0, "")
