@@ -61,8 +61,15 @@ class Settings:
     seconds: float = 0.5
 
 
-def bench(name: str, contests: Sequence[Contest], settings: Settings, progress: Progress | None = None) -> BenchReport:
-    """Times every contest.
+def bench(
+    name: str,
+    contests: Sequence[Contest],
+    settings: Settings,
+    progress: Progress | None = None,
+    *,
+    weights: str = "random",
+) -> BenchReport:
+    """Times every contest. `weights` says, for the report, where those of the standard network come from.
 
     Raises:
         ArgumentError: a runtime that is not here; int8 in a runtime that has none here.
@@ -88,7 +95,7 @@ def bench(name: str, contests: Sequence[Contest], settings: Settings, progress: 
     device = torch.cuda.get_device_name() if settings.device == "cuda" else _processor()
     images = next((len(contest.images) for contest in contests if contest.images is not None), None)
     shapes = contests[0].example.with_batch(1).shapes
-    return BenchReport(name, shapes, device, settings.threads, _versions(), tuple(rows), images)
+    return BenchReport(name, shapes, device, settings.threads, _versions(), tuple(rows), images, weights)
 
 
 def _timed(contest: Contest, batch: int, runtime: Runtime, dtype: str, settings: Settings) -> list[Row]:

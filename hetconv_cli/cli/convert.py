@@ -35,6 +35,7 @@ from hetconv_cli.cli.options import (
     Se,
     Seed,
     VariantChoice,
+    Weights,
 )
 
 if TYPE_CHECKING:
@@ -58,9 +59,7 @@ def convert(
     output_file: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="[default: MODEL-pP.safetensors]")
     ] = None,
-    weights: Annotated[
-        str, typer.Option("--weights", metavar="none|DEFAULT|NAME|FILE", help="Trained weights to start from.")
-    ] = "none",
+    weights: Weights = "none",
     config: Config = None,
     arrangement: Annotated[
         ArrangementChoice | None,

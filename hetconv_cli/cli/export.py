@@ -17,6 +17,7 @@ from hetconv_cli.cli.options import (
     Json,
     Original,
     Seed,
+    Weights,
     complete_model,
 )
 
@@ -41,9 +42,7 @@ def export(
         str | None,
         typer.Option("--p", metavar="P", help="Convert MODEL first; else it is exported as it is."),
     ] = None,
-    weights: Annotated[
-        str, typer.Option("--weights", metavar="none|DEFAULT|NAME|FILE", help="Weights for a MODEL that is a name.")
-    ] = "none",
+    weights: Weights = "none",
     original: Original = None,
     input: Input = None,
     opset: Annotated[int | None, typer.Option("--opset", help="[default: 18]")] = None,

@@ -55,6 +55,10 @@ Original = Annotated[
     str | None,
     typer.Option("--source", metavar="FILE.py:CALLABLE", help="The network of a file made from your own code."),
 ]
+Weights = Annotated[
+    str,
+    typer.Option("--weights", metavar="none|DEFAULT|NAME|FILE", help="Trained weights for a network that MODEL names."),
+]
 Input = Annotated[
     str | None,
     typer.Option("--input", metavar="1x3x224x224", help="Input size; 224 or 224x320 for height and width only."),
