@@ -10,6 +10,7 @@ from hetconv_cli.cli import output
 from hetconv_cli.cli.options import (
     MODEL_HELP,
     Debug,
+    Device,
     Force,
     Format,
     FormatOption,
@@ -50,6 +51,7 @@ def export(
     atol: Annotated[float, typer.Option("--atol", help="Absolute tolerance of the proof.")] = 0.0,
     rtol: Annotated[float, typer.Option("--rtol", help="Tolerance relative to the output's scale.")] = 1e-4,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Write the file without a proof.")] = False,
+    device: Device = "cpu",
     seed: Seed = 0,
     force: Force = False,
     format: FormatOption = Format.table,
@@ -61,7 +63,9 @@ def export(
     Examples: hetconv export model.onnx; hetconv export small.onnx resnet34 --p 4 --weights trained.pt
     """
     from hetconv_cli.files import check_target
+    from hetconv_cli.models.device import check_device
 
+    check_device(device)
     check_target(out, overwrite=force)
     choice = _choose(model)
     with output.progress(out.name) as progress:
@@ -80,6 +84,7 @@ def export(
             rtol=rtol,
             verify=not no_verify,
             fresh=subject.random,
+            device=device,
             overwrite=force,
             progress=lambda step: progress(step, 1, 2),
         )

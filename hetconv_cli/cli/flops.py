@@ -8,6 +8,7 @@ import typer
 from hetconv_cli.cli import output
 from hetconv_cli.cli.options import (
     Debug,
+    Device,
     Force,
     Format,
     FormatOption,
@@ -22,6 +23,7 @@ from hetconv_cli.cli.options import (
 
 if TYPE_CHECKING:
     from hetconv_cli.measure.report import FlopsReport
+    from hetconv_cli.models.device import DeviceName
     from hetconv_cli.models.source import Source
 
 DEFAULT_PARTS = "2,4,8,16,32,64,pc"
@@ -42,6 +44,7 @@ def flops(
     pairs: Pairs = False,
     original: Original = None,
     input: Input = None,
+    device: Device = "cpu",
     per_layer: Annotated[
         bool, typer.Option("--per-layer", help="A row for each Conv2d of the standard network.")
     ] = False,
@@ -59,14 +62,16 @@ def flops(
     Examples: hetconv flops vgg16 --compare dwc,gwc; hetconv flops net.py:build --input 1x3x64x64 --p 4,8 --json
     """
     from hetconv_cli.files import check_target
+    from hetconv_cli.models.device import check_device
     from hetconv_cli.models.source import resolve
     from hetconv_cli.render.plot import check_plot_target, plot_flops
 
+    place = check_device(device)
     source = resolve(model)
     if plot is not None:
         check_plot_target(plot)
         check_target(plot, overwrite=force)
-    report = _count(source, original, p, compare, se, input, pairs)
+    report = _count(source, original, p, compare, se, input, pairs, place)
     if plot is not None:
         plot_flops(report, plot, unit.value)
         output.talk(f"wrote {plot}")
@@ -81,6 +86,7 @@ def _count(
     se: bool,
     input: str | None,
     pairs: bool,
+    device: "DeviceName",
 ) -> "FlopsReport":
     from hetconv_cli.conversion.checkpoint import original_of
     from hetconv_cli.measure.analyze import analyze_network, wishes_for
@@ -96,7 +102,7 @@ def _count(
             input = recipe.example.describe()
     with output.progress(source.label) as progress:
         progress("tracing", 0, len(wishes) + 1)
-        network, example = open_source(source, input)
+        network, example = open_source(source, input, device)
         return analyze_network(
             network, wishes, source.label, example, progress, skip_misfits=p is None, saved=saved, pairs=pairs
         )

@@ -5,6 +5,7 @@ import os
 
 import onnx
 import pytest
+import torch
 
 from hetconv_cli.conversion import checkpoint
 from hetconv_cli.models import build as builders
@@ -87,6 +88,18 @@ def test_the_documented_json(run, checkpoint_of_net, folder):
     assert 0 <= report["max_rel_diff"] <= 1e-4
     assert report["max_abs_diff"] >= 0
     assert (report["bn_folded"], report["bn_left"]) == (1, 0)
+
+
+def test_a_gpu_that_is_not_there_is_said_before_any_work(refuse, checkpoint_of_net, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(checkpoint, "load", lambda *_: pytest.fail("loaded"))
+    refuse("export", "a.onnx", "--device", "cuda", status=2, says="--device cuda: torch sees no CUDA GPU here")
+    refuse("export", "a.onnx", "--device", "gpu", status=2, says="--device: expected cpu, cuda; got 'gpu'")
+
+
+def test_the_report_says_where_torch_ran(run, net):
+    done = run("export", "a.onnx", net, "--p", "4", "--device", "cpu", "--json")
+    assert (done.status, json.loads(done.stdout)["device"]) == (0, "cpu")
 
 
 def test_without_a_model_the_newest_file_of_convert_is_taken(run, net, folder):
