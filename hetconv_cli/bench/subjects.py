@@ -9,13 +9,12 @@ from typing import Literal
 from torch import Tensor, nn
 
 from hetconv_cli.bench.peer import in_public_form, more_macs
-from hetconv_cli.conversion.candidates import find_candidates
 from hetconv_cli.conversion.copying import meta_copy
 from hetconv_cli.conversion.rewrite import apply_plan
 from hetconv_cli.conversion.trace import trace
 from hetconv_cli.conversion.transfer import Transfer
 from hetconv_cli.errors import ArgumentError
-from hetconv_cli.layers import HetConv2d
+from hetconv_cli.layers import use_implementation
 from hetconv_cli.measure.analytic import analytic_macs
 from hetconv_cli.measure.network import Network
 from hetconv_cli.models.example import ExampleSpec
@@ -72,9 +71,7 @@ class Subject:
     def reference(self) -> nn.Module:
         """The same weights with HetConv layers class by class."""
         model = copy.deepcopy(self.readable or self.model)
-        for module in model.modules():
-            if isinstance(module, HetConv2d):
-                module.implementation = "reference"
+        use_implementation(model, "reference")
         return model
 
 
@@ -101,7 +98,7 @@ def entrant(network: Network, rules: Rules | Wish, origin: Origin | None = None)
     Raises:
         ArgumentError: they convert nothing.
     """
-    plan = make_plan(find_candidates(network.model, network.trace), rules if isinstance(rules, Rules) else Rules(rules))
+    plan = make_plan(network.candidates(), rules if isinstance(rules, Rules) else Rules(rules))
     if not plan.converted:
         raise ArgumentError(f"nothing to convert in this network, so there is nothing to compare{_reasons(plan)}")
     part = rules.p if isinstance(rules, Wish) and rules.variant == "hetconv" else None

@@ -23,6 +23,7 @@ from hetconv_cli.cli.options import (
     Seed,
     Weights,
 )
+from hetconv_cli.cli.standard import standard_network
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -85,14 +86,12 @@ def bench(
 
     Examples: hetconv bench resnet34 --p 4 --runtime torch,onnxruntime --batch 8; hetconv bench resnet34-p4.safetensors
     """
-    from hetconv_cli.files import check_target
     from hetconv_cli.models.source import resolve
     from hetconv_cli.render.bench import bench_csv, bench_json, bench_tables, plot_bench
     from hetconv_cli.render.plot import check_plot_target
 
     if plot is not None:
-        check_plot_target(plot)
-        check_target(plot, overwrite=force)
+        check_plot_target(plot, overwrite=force)
     settings = _settings(batch, runtime, dtype, device, threads, rounds, seconds)
     pictures = ImageOptions(calibrate, images, mean, std, None, seed)
     _check_pictures(pictures, settings)
@@ -161,18 +160,15 @@ class _Opened:
 
 def _open(asked: _Asked) -> _Opened:
     from hetconv_cli.bench.subjects import Entrant, entrant, with_peers
-    from hetconv_cli.conversion.checkpoint import load, original_of
+    from hetconv_cli.conversion.checkpoint import load
     from hetconv_cli.measure.network import open_source
     from hetconv_cli.models.build import build
 
     wishes, base = asked.wishes()
     rules = rules_of(asked.config, base)  # what is wrong with the file shall be said before anything is built
-    source, input, saved = asked.source, asked.input, None
-    if source.kind == "checkpoint":
-        source, saved = original_of(source, asked.original)
-        if input is None and saved.example is not None:
-            input = saved.example.describe()
-    network, example = open_source(source, input)
+    standard = standard_network(asked.source, asked.original, asked.input)
+    source, saved = standard.source, standard.saved
+    network, example = open_source(source, standard.input)
     built = build(source, weights=asked.weights, seed=asked.seed)
     model = built.model
     entrants: list[Entrant] = []

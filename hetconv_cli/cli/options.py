@@ -73,6 +73,7 @@ Reorder = Annotated[
     bool,
     typer.Option("--reorder", help="First put channels in an order in which the classes keep more; same function."),
 ]
+Unit = Annotated[UnitChoice, typer.Option("--unit", help="flops: 2 x MACs.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="How the report is written to stdout.")]
 Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]

@@ -5,7 +5,6 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from hetconv_cli.models.weights_file import with_versions
 from hetconv_cli.plan import Plan
 from hetconv_cli.plan_file import plan_from_data, plan_to_data, shown
 from hetconv_cli.strict_yaml import read_mapping, write
+from hetconv_cli.versions import installed
 
 FORMAT = 1
 _KEY = "hetconv"  # of the recipe in the file's metadata
@@ -89,7 +89,7 @@ def save(
         "input": None if conversion.example is None else conversion.example.describe(),
         "input_kind": None if conversion.example is None else conversion.example.kind,
         "weights": conversion.weights,
-        "versions": _versions(),
+        "versions": installed(_PACKAGES),
         "sha256": _digest(tensors),
         "tied": tied,
         "plan": plan_to_data(conversion.plan),
@@ -245,14 +245,6 @@ def _tie(model: nn.Module, tied: dict[str, str]) -> None:
 
 
 # --- recipe -------------------------------------------------------------------------------------------------------
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
 
 
 def _example(text: str | None, kind: str | None) -> ExampleSpec | None:

@@ -6,13 +6,11 @@ from typing import Any, Literal
 
 from torch import nn
 
-from hetconv_cli.conversion.candidates import find_candidates
 from hetconv_cli.conversion.convert import make_wish
 from hetconv_cli.conversion.copying import meta_copy
-from hetconv_cli.conversion.pairs import with_pairs
 from hetconv_cli.conversion.rewrite import apply_plan
 from hetconv_cli.errors import ArgumentError
-from hetconv_cli.layers import HetConv2d
+from hetconv_cli.layers import use_implementation
 from hetconv_cli.measure.analytic import analytic_macs, ratio_by_equation
 from hetconv_cli.measure.counters import Counts, count, count_dispatched, replay
 from hetconv_cli.measure.network import Network, prepare
@@ -127,9 +125,7 @@ def analyze_network(
         saved: A finished plan, counted as one more variant; if it has pairs, the others take pairs, too.
         pairs: As in `analyze`.
     """
-    candidates = find_candidates(network.model, network.trace)
-    if pairs or (saved and saved.absorbed):
-        candidates = with_pairs(candidates, network.model, network.inputs)
+    candidates = network.candidates(pairs or bool(saved and saved.absorbed))
     requests = [request for wish in wishes if (request := _request(wish, candidates, skip_misfits))]
     if saved and saved.converted and (change := saved.converted[0].change):
         requests.append(Request(change.variant, None, None, saved))
@@ -231,9 +227,7 @@ class _Counter:
         measure = self._whole if self.network.trace.on_meta else self._replay
         with_form = {}
         for form in FORMS:
-            for module in rewritten.modules():
-                if isinstance(module, HetConv2d):
-                    module.implementation = form
+            use_implementation(rewritten, form)
             with_form[form] = measure(rewritten, plan, thop=form == "reference")
         counts, executed = with_form["reference"], with_form["auto"].dispatcher
         return Counts(by_layer(counts.dispatcher, layers), by_layer(counts.thop, layers)), by_layer(executed, layers)

@@ -7,12 +7,15 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.utils import _pytree
 
+from hetconv_cli.conversion.candidates import find_candidates
+from hetconv_cli.conversion.pairs import with_pairs
 from hetconv_cli.conversion.trace import Trace, trace
 from hetconv_cli.errors import HetconvError
 from hetconv_cli.models.build import build
 from hetconv_cli.models.device import DeviceName
 from hetconv_cli.models.example import ExampleSpec, parse_input
 from hetconv_cli.models.source import Source
+from hetconv_cli.plan import Candidate
 
 Place = Literal["meta"] | DeviceName
 
@@ -28,6 +31,11 @@ class Network:
     model: nn.Module
     inputs: tuple[Any, ...]
     trace: Trace
+
+    def candidates(self, pairs: bool = False) -> list[Candidate]:
+        """Its Conv2d modules; with `pairs` each depthwise one with its pair, or why it has none."""
+        candidates = find_candidates(self.model, self.trace)
+        return with_pairs(candidates, self.model, self.inputs) if pairs else candidates
 
 
 def prepare(make: Callable[[Place], nn.Module], example: Any, device: DeviceName = "cpu") -> Network:

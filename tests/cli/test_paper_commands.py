@@ -80,6 +80,13 @@ def test_sweep_gives_the_documented_json_in_either_unit(hetconv):
     assert set(macs["crossings"]) == {"layers", "equation_6", "equation_9"}
 
 
+def test_sweep_of_a_converted_file_takes_the_input_that_it_was_made_for(hetconv):
+    hetconv("convert resnet20_cifar --p 4 --input 1x3x64x64")
+    from_file = json.loads(hetconv("sweep resnet20_cifar-p4.safetensors --p 4 --json")[1])
+    assert from_file == json.loads(hetconv("sweep resnet20_cifar --p 4 --input 1x3x64x64 --json")[1])
+    assert from_file["input"] == [[1, 3, 64, 64]]
+
+
 @pytest.mark.parametrize("format", ["csv", "markdown"])
 def test_sweep_in_other_formats(hetconv, format):
     status, out, err = hetconv(f"sweep resnet20_cifar --p 4 --format {format}")
