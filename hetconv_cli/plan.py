@@ -5,7 +5,6 @@ A plan is data. It is made here, without torch, from the facts of each convoluti
 """
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
@@ -13,6 +12,7 @@ from typing import Literal, get_args
 from hetconv_cli.arrangement import Arrangement
 from hetconv_cli.errors import ArgumentError
 from hetconv_cli.geometry import Geometry
+from hetconv_cli.patterns import matches
 
 Variant = Literal["standard", "hetconv", "dwc", "gwc"]  # standard: the convolution stays, an SE comes behind it
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
@@ -49,11 +49,15 @@ class Rules:
     patterns: tuple[tuple[str, Rule], ...] = ()
 
     def for_layer(self, name: str) -> tuple[Rule, str]:
-        """The rule for a layer and where it comes from: 'name', 'pattern' or 'default'."""
+        """The rule for a layer and where it comes from: 'name', 'pattern' or 'default'.
+
+        Raises:
+            ArgumentError: a pattern takes too long on the name.
+        """
         if name in self.exact:
             return self.exact[name], "name"
         for pattern, rule in self.patterns:
-            if re.fullmatch(pattern, name):
+            if matches(pattern, name):
                 return rule, "pattern"
         return self.default, "default"
 
@@ -174,7 +178,8 @@ def make_plan(candidates: Iterable[Candidate], rules: Rules) -> Plan:
     """What becomes of each candidate under the rules.
 
     Raises:
-        ArgumentError: a rule that names no Conv2d, or a part that divides the channels of no convolution at all.
+        ArgumentError: a rule that names no Conv2d, a pattern that takes too long to match, or a part that divides the
+            channels of no convolution at all.
     """
     candidates = tuple(candidates)
     _check_rules_match(candidates, rules)
@@ -259,7 +264,7 @@ def _check_rules_match(candidates: tuple[Candidate, ...], rules: Rules) -> None:
             hint = f"; did you mean {', '.join(near)}?" if near else ""
             raise ArgumentError(f"the plan names {name!r}, which is no Conv2d of this model{hint}")
     for pattern, _ in rules.patterns:
-        if not any(re.fullmatch(pattern, name) for name in names):
+        if not any(matches(pattern, name) for name in names):
             raise ArgumentError(f"the plan's pattern 're:{pattern}' matches no Conv2d of this model")
 
 

@@ -59,6 +59,7 @@ class BenchReport:
     """All rows of one run on one machine.
 
     `input`: shapes of the network's inputs at batch 1. `images`: how many of them int8 was calibrated on; None: none.
+    `weights`: where those of the standard network come from.
     """
 
     model: str
@@ -68,3 +69,4 @@ class BenchReport:
     versions: dict[str, str]
     rows: tuple[Row, ...]
     images: int | None = None
+    weights: str = "random"

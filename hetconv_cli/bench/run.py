@@ -5,7 +5,6 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +30,7 @@ from hetconv_cli.bench.subjects import Contest, Subject
 from hetconv_cli.errors import ArgumentError, HetconvError
 from hetconv_cli.models.device import DeviceName
 from hetconv_cli.models.example import ExampleSpec
+from hetconv_cli.versions import installed
 
 LARGEST_ERROR = {"float32": 1e-3, "int8": 0.5}  # relative to the output's scale; int8 rounds, and is told apart
 _PACKAGES = ("torch", "onnxruntime", "openvino", "hetconv-cli")
@@ -61,8 +61,15 @@ class Settings:
     seconds: float = 0.5
 
 
-def bench(name: str, contests: Sequence[Contest], settings: Settings, progress: Progress | None = None) -> BenchReport:
-    """Times every contest.
+def bench(
+    name: str,
+    contests: Sequence[Contest],
+    settings: Settings,
+    progress: Progress | None = None,
+    *,
+    weights: str = "random",
+) -> BenchReport:
+    """Times every contest. `weights` says, for the report, where those of the standard network come from.
 
     Raises:
         ArgumentError: a runtime that is not here; int8 in a runtime that has none here.
@@ -88,7 +95,8 @@ def bench(name: str, contests: Sequence[Contest], settings: Settings, progress: 
     device = torch.cuda.get_device_name() if settings.device == "cuda" else _processor()
     images = next((len(contest.images) for contest in contests if contest.images is not None), None)
     shapes = contests[0].example.with_batch(1).shapes
-    return BenchReport(name, shapes, device, settings.threads, _versions(), tuple(rows), images)
+    versions = {"python": platform.python_version(), **installed(_PACKAGES)}
+    return BenchReport(name, shapes, device, settings.threads, versions, tuple(rows), images, weights)
 
 
 def _timed(contest: Contest, batch: int, runtime: Runtime, dtype: str, settings: Settings) -> list[Row]:
@@ -222,11 +230,3 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found

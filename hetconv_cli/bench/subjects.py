@@ -9,12 +9,12 @@ from typing import Literal
 from torch import Tensor, nn
 
 from hetconv_cli.bench.peer import in_public_form, more_macs
-from hetconv_cli.conversion.candidates import find_candidates
 from hetconv_cli.conversion.copying import meta_copy
 from hetconv_cli.conversion.rewrite import apply_plan
 from hetconv_cli.conversion.trace import trace
+from hetconv_cli.conversion.transfer import Transfer
 from hetconv_cli.errors import ArgumentError
-from hetconv_cli.layers import HetConv2d
+from hetconv_cli.layers import use_implementation
 from hetconv_cli.measure.analytic import analytic_macs
 from hetconv_cli.measure.network import Network
 from hetconv_cli.models.example import ExampleSpec
@@ -33,7 +33,7 @@ class Entrant:
         plan: What becomes of every Conv2d.
         p: The part as it was asked for ("pc" too); None: the plan says it layer by layer.
         origin: Where the plan comes from, if not from a wish.
-        model: Ready made, as a file's; None: made from the standard network, with fresh weights.
+        model: Ready made, as a file's; None: made from the standard network.
         peer: In the form of public code, see `hetconv_cli.bench.peer`.
     """
 
@@ -71,9 +71,7 @@ class Subject:
     def reference(self) -> nn.Module:
         """The same weights with HetConv layers class by class."""
         model = copy.deepcopy(self.readable or self.model)
-        for module in model.modules():
-            if isinstance(module, HetConv2d):
-                module.implementation = "reference"
+        use_implementation(model, "reference")
         return model
 
 
@@ -100,7 +98,7 @@ def entrant(network: Network, rules: Rules | Wish, origin: Origin | None = None)
     Raises:
         ArgumentError: they convert nothing.
     """
-    plan = make_plan(find_candidates(network.model, network.trace), rules if isinstance(rules, Rules) else Rules(rules))
+    plan = make_plan(network.candidates(), rules if isinstance(rules, Rules) else Rules(rules))
     if not plan.converted:
         raise ArgumentError(f"nothing to convert in this network, so there is nothing to compare{_reasons(plan)}")
     part = rules.p if isinstance(rules, Wish) and rules.variant == "hetconv" else None
@@ -110,7 +108,8 @@ def entrant(network: Network, rules: Rules | Wish, origin: Origin | None = None)
 def with_peers(entrants: Iterable[Entrant]) -> list[Entrant]:
     """The entrants, and behind each that has HetConv layers its peer: the same parts in the form of public code.
 
-    The peer's layers are arranged in blocks, as a grouped convolution takes its channels; it has fresh weights.
+    The peer's layers are arranged in blocks, as a grouped convolution takes its channels; it is made from the standard
+    network.
 
     Raises:
         ArgumentError: none has HetConv layers.
@@ -126,22 +125,30 @@ def with_peers(entrants: Iterable[Entrant]) -> list[Entrant]:
 
 
 def network_contest(
-    model: nn.Module, network: Network, entrants: Sequence[Entrant | Wish], example: ExampleSpec
+    model: nn.Module,
+    network: Network,
+    entrants: Sequence[Entrant | Wish],
+    example: ExampleSpec,
+    transfer: Transfer = "fresh",
 ) -> Contest:
     """The whole network, standard and rewritten as each entrant says; a wish stands for the entrant it makes.
+
+    `transfer` is how the weights of `model` come into what is made here; "fresh" where they are random.
 
     Raises:
         ArgumentError: a wish that converts nothing.
     """
     standard = Subject("standard", None, None, model, sum(analytic_macs(network.model, network.trace).values()))
-    rewritten = (_rewritten(model, network, one) for one in _made(network, entrants))
+    rewritten = (_rewritten(model, network, one, transfer) for one in _made(network, entrants))
     return Contest(None, (standard, *rewritten), example)
 
 
-def layer_contests(model: nn.Module, network: Network, entrants: Sequence[Entrant | Wish]) -> list[Contest]:
+def layer_contests(
+    model: nn.Module, network: Network, entrants: Sequence[Entrant | Wish], transfer: Transfer = "fresh"
+) -> list[Contest]:
     """One contest for each different layer: by geometry, input size, and what the entrants make of it.
 
-    Each entrant's layers are those of its plan for the network, with fresh weights.
+    Each entrant's layers are those of its plan for the network, with weights by `transfer` from `model`.
     """
     contests: dict[tuple[object, ...], Contest] = {}
     made = _made(network, entrants)
@@ -155,16 +162,18 @@ def layer_contests(model: nn.Module, network: Network, entrants: Sequence[Entran
             continue
         fitting = [(one, layer) for one, layer in zip(made, layers, strict=True) if layer]
         example = ExampleSpec((calls[0].inputs[0],)).with_batch(1)
-        contests[key] = replace(_layer_contest(model, fitting, example), layer=name)
+        contests[key] = replace(_layer_contest(model, fitting, example, transfer), layer=name)
     return list(contests.values())
 
 
-def _layer_contest(model: nn.Module, fitting: list[tuple[Entrant, LayerPlan]], example: ExampleSpec) -> Contest:
+def _layer_contest(
+    model: nn.Module, fitting: list[tuple[Entrant, LayerPlan]], example: ExampleSpec, transfer: Transfer
+) -> Contest:
     module = _alone(model, fitting[0][1])
     empty, inputs = meta_copy(module), example.make(device="meta")
     alone = Network(empty, inputs, trace(empty, inputs))
     entrants = [replace(one, plan=Plan((_plan_alone(layer),)), model=None) for one, layer in fitting]
-    return network_contest(module, alone, entrants, example)
+    return network_contest(module, alone, entrants, example, transfer)
 
 
 def _alone(model: nn.Module, layer: LayerPlan) -> nn.Module:
@@ -183,11 +192,11 @@ def _made(network: Network, entrants: Sequence[Entrant | Wish]) -> list[Entrant]
     return [one if isinstance(one, Entrant) else entrant(network, one) for one in entrants]
 
 
-def _rewritten(model: nn.Module, network: Network, one: Entrant) -> Subject:
+def _rewritten(model: nn.Module, network: Network, one: Entrant, transfer: Transfer) -> Subject:
     plan = one.plan
     parts = parts_of(plan)
     macs = sum(analytic_macs(network.model, network.trace, plan).values())
-    new = (one.model or apply_plan(model, plan, "fresh")).eval()
+    new = (one.model or apply_plan(model, plan, transfer)).eval()
     groups = {layer.change.groups for layer in plan.converted if layer.change}
     part = one.p or (next(iter(parts)) if len(parts) == 1 else None)
     only = next(iter(groups)) if len(groups) == 1 else None

@@ -10,7 +10,20 @@ import typer
 from hetconv_cli.cli import output
 from hetconv_cli.cli.calibration import ImageOptions, Images, Mean, Std
 from hetconv_cli.cli.config import Config, rules_of
-from hetconv_cli.cli.options import Debug, Device, Force, Format, FormatOption, Input, Json, Model, Original, Seed
+from hetconv_cli.cli.options import (
+    Debug,
+    Device,
+    Force,
+    Format,
+    FormatOption,
+    Input,
+    Json,
+    Model,
+    Original,
+    Seed,
+    Weights,
+)
+from hetconv_cli.cli.standard import standard_network
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -18,6 +31,7 @@ if TYPE_CHECKING:
     from hetconv_cli.bench.report import BenchReport
     from hetconv_cli.bench.run import Settings
     from hetconv_cli.bench.subjects import Entrant
+    from hetconv_cli.conversion.transfer import Transfer
     from hetconv_cli.measure.network import Network
     from hetconv_cli.models.example import ExampleSpec
     from hetconv_cli.models.source import Source
@@ -42,6 +56,7 @@ def bench(
     ] = "",
     config: Config = None,
     original: Original = None,
+    weights: Weights = "none",
     batch: Annotated[str, typer.Option("--batch", metavar="N,...", help="Batch sizes.")] = "1,8",
     runtime: Annotated[
         str, typer.Option("--runtime", metavar="NAME,...", help="torch, compile, onnxruntime, openvino.")
@@ -71,18 +86,16 @@ def bench(
 
     Examples: hetconv bench resnet34 --p 4 --runtime torch,onnxruntime --batch 8; hetconv bench resnet34-p4.safetensors
     """
-    from hetconv_cli.files import check_target
     from hetconv_cli.models.source import resolve
     from hetconv_cli.render.bench import bench_csv, bench_json, bench_tables, plot_bench
     from hetconv_cli.render.plot import check_plot_target
 
     if plot is not None:
-        check_plot_target(plot)
-        check_target(plot, overwrite=force)
+        check_plot_target(plot, overwrite=force)
     settings = _settings(batch, runtime, dtype, device, threads, rounds, seconds)
     pictures = ImageOptions(calibrate, images, mean, std, None, seed)
     _check_pictures(pictures, settings)
-    asked = _Asked(resolve(model), original, p, compare, config, input, seed)
+    asked = _Asked(resolve(model), original, weights, p, compare, config, input, seed)
     report = _run(asked, pictures, settings, layers)
     if plot is not None:
         plot_bench(report, plot)
@@ -101,6 +114,7 @@ class _Asked:
 
     source: "Source"
     original: str | None
+    weights: str
     p: str | None
     compare: str
     config: Path | None
@@ -130,9 +144,13 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Opened:
-    """The standard network, traced and with weights, and what it is timed against; `name` is for the report."""
+    """The standard network, traced and with weights, and what it is timed against.
+
+    `name`, and `weights`, which says where the weights come from, are for the report.
+    """
 
     name: str
+    weights: str
     source: "Source"
     network: "Network"
     model: "nn.Module"
@@ -142,19 +160,17 @@ class _Opened:
 
 def _open(asked: _Asked) -> _Opened:
     from hetconv_cli.bench.subjects import Entrant, entrant, with_peers
-    from hetconv_cli.conversion.checkpoint import load, original_of
+    from hetconv_cli.conversion.checkpoint import load
     from hetconv_cli.measure.network import open_source
     from hetconv_cli.models.build import build
 
     wishes, base = asked.wishes()
     rules = rules_of(asked.config, base)  # what is wrong with the file shall be said before anything is built
-    source, input, saved = asked.source, asked.input, None
-    if source.kind == "checkpoint":
-        source, saved = original_of(source, asked.original)
-        if input is None and saved.example is not None:
-            input = saved.example.describe()
-    network, example = open_source(source, input)
-    model = build(source, seed=asked.seed).model
+    standard = standard_network(asked.source, asked.original, asked.input)
+    source, saved = standard.source, standard.saved
+    network, example = open_source(source, standard.input)
+    built = build(source, weights=asked.weights, seed=asked.seed)
+    model = built.model
     entrants: list[Entrant] = []
     if saved is not None:
         conversion = load(asked.source.name, model)
@@ -163,7 +179,8 @@ def _open(asked: _Asked) -> _Opened:
         entrants.append(entrant(network, rules, "plan"))
     entrants += [entrant(network, wish) for wish in wishes]
     name = f"{source.label} ({Path(asked.source.name).name})" if saved is not None else source.label
-    return _Opened(name, source, network, model, example, with_peers(entrants) if asked.peer else entrants)
+    rivals = with_peers(entrants) if asked.peer else entrants
+    return _Opened(name, built.weights, source, network, model, example, rivals)
 
 
 def _run(asked: _Asked, pictures: ImageOptions, settings: "Settings", layers: bool) -> "BenchReport":
@@ -176,12 +193,18 @@ def _run(asked: _Asked, pictures: ImageOptions, settings: "Settings", layers: bo
         opened = _open(asked)
         images = None
         if pictures.folder is not None:
-            images = _images(pictures, opened, progress)
-        whole = network_contest(opened.model, opened.network, opened.entrants, opened.example)
+            images = _images(pictures, opened, asked.weights, progress)
+        # What a user's file returns may well be untrained: only weights that were asked for are carried over.
+        transfer: Transfer = "fresh" if _no(asked.weights) else "center"
+        whole = network_contest(opened.model, opened.network, opened.entrants, opened.example, transfer)
         contests = [replace(whole, images=images)]
         if layers:
-            contests += layer_contests(opened.model, opened.network, opened.entrants)
-        return run(opened.name, contests, settings, progress)
+            contests += layer_contests(opened.model, opened.network, opened.entrants, transfer)
+        return run(opened.name, contests, settings, progress, weights=opened.weights)
+
+
+def _no(weights: str) -> bool:
+    return weights.lower() == "none"
 
 
 def _check_pictures(pictures: ImageOptions, settings: "Settings") -> None:
@@ -192,15 +215,16 @@ def _check_pictures(pictures: ImageOptions, settings: "Settings") -> None:
         raise ArgumentError("--calibrate is for int8: give --dtype int8 (or float32,int8) with it")
 
 
-def _images(pictures: ImageOptions, opened: _Opened, progress: output.Progress) -> "Tensor":
-    """The images [n, C, H, W], of the network's own input size."""
+def _images(pictures: ImageOptions, opened: _Opened, weights: str, progress: output.Progress) -> "Tensor":
+    """The images [n, C, H, W], of the network's own input size; for random weights, made as for trained ones."""
     import torch
 
     from hetconv_cli.errors import ArgumentError
 
     if opened.example.kind == "images":
         raise ArgumentError("--calibrate: int8 is calibrated on tensors [n, C, H, W]; this model takes lists of images")
-    samples = pictures.read(opened.source, "DEFAULT", opened.model, opened.example, progress)
+    authors = "DEFAULT" if _no(weights) else weights
+    samples = pictures.read(opened.source, authors, opened.model, opened.example, progress)
     wanted = opened.example.shapes[0][1:]
     for chunk in samples.chunks:
         got = tuple(chunk.inputs[0].shape[1:])

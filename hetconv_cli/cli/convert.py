@@ -35,6 +35,7 @@ from hetconv_cli.cli.options import (
     Se,
     Seed,
     VariantChoice,
+    Weights,
 )
 
 if TYPE_CHECKING:
@@ -58,9 +59,7 @@ def convert(
     output_file: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="[default: MODEL-pP.safetensors]")
     ] = None,
-    weights: Annotated[
-        str, typer.Option("--weights", metavar="none|DEFAULT|NAME|FILE", help="Trained weights to start from.")
-    ] = "none",
+    weights: Weights = "none",
     config: Config = None,
     arrangement: Annotated[
         ArrangementChoice | None,
@@ -182,17 +181,13 @@ def _suffix(p: str, variant: VariantChoice) -> str:
 
 
 def _plan(source: "Source", input: str | None, rules: "Rules", pairs: bool) -> _Job:
-    from hetconv_cli.conversion.candidates import find_candidates
-    from hetconv_cli.conversion.pairs import with_pairs
     from hetconv_cli.measure.network import open_source
     from hetconv_cli.plan import make_plan
 
     with output.progress(source.label) as progress:
         progress("tracing", 0, 1)
         network, example = open_source(source, input)
-        candidates = find_candidates(network.model, network.trace)
-        if pairs:
-            candidates = with_pairs(candidates, network.model, network.inputs)
+        candidates = network.candidates(pairs)
     return _Job(source, network, example, make_plan(candidates, rules))
 
 

@@ -10,6 +10,7 @@ from hetconv_cli.cli import output
 from hetconv_cli.cli.options import (
     MODEL_HELP,
     Debug,
+    Device,
     Force,
     Format,
     FormatOption,
@@ -17,6 +18,7 @@ from hetconv_cli.cli.options import (
     Json,
     Original,
     Seed,
+    Weights,
     complete_model,
 )
 
@@ -41,9 +43,7 @@ def export(
         str | None,
         typer.Option("--p", metavar="P", help="Convert MODEL first; else it is exported as it is."),
     ] = None,
-    weights: Annotated[
-        str, typer.Option("--weights", metavar="none|DEFAULT|NAME|FILE", help="Weights for a MODEL that is a name.")
-    ] = "none",
+    weights: Weights = "none",
     original: Original = None,
     input: Input = None,
     opset: Annotated[int | None, typer.Option("--opset", help="[default: 18]")] = None,
@@ -51,6 +51,7 @@ def export(
     atol: Annotated[float, typer.Option("--atol", help="Absolute tolerance of the proof.")] = 0.0,
     rtol: Annotated[float, typer.Option("--rtol", help="Tolerance relative to the output's scale.")] = 1e-4,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Write the file without a proof.")] = False,
+    device: Device = "cpu",
     seed: Seed = 0,
     force: Force = False,
     format: FormatOption = Format.table,
@@ -62,7 +63,9 @@ def export(
     Examples: hetconv export model.onnx; hetconv export small.onnx resnet34 --p 4 --weights trained.pt
     """
     from hetconv_cli.files import check_target
+    from hetconv_cli.models.device import check_device
 
+    check_device(device)
     check_target(out, overwrite=force)
     choice = _choose(model)
     with output.progress(out.name) as progress:
@@ -81,6 +84,7 @@ def export(
             rtol=rtol,
             verify=not no_verify,
             fresh=subject.random,
+            device=device,
             overwrite=force,
             progress=lambda step: progress(step, 1, 2),
         )

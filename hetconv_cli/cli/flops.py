@@ -8,6 +8,7 @@ import typer
 from hetconv_cli.cli import output
 from hetconv_cli.cli.options import (
     Debug,
+    Device,
     Force,
     Format,
     FormatOption,
@@ -17,11 +18,14 @@ from hetconv_cli.cli.options import (
     Original,
     Pairs,
     Se,
+    Unit,
     UnitChoice,
 )
+from hetconv_cli.cli.standard import standard_network
 
 if TYPE_CHECKING:
     from hetconv_cli.measure.report import FlopsReport
+    from hetconv_cli.models.device import DeviceName
     from hetconv_cli.models.source import Source
 
 DEFAULT_PARTS = "2,4,8,16,32,64,pc"
@@ -42,10 +46,11 @@ def flops(
     pairs: Pairs = False,
     original: Original = None,
     input: Input = None,
+    device: Device = "cpu",
     per_layer: Annotated[
         bool, typer.Option("--per-layer", help="A row for each Conv2d of the standard network.")
     ] = False,
-    unit: Annotated[UnitChoice, typer.Option("--unit", help="flops: 2 x MACs.")] = UnitChoice.mac,
+    unit: Unit = UnitChoice.mac,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Draw the counts: .png, .svg, .pdf.")
     ] = None,
@@ -58,15 +63,15 @@ def flops(
 
     Examples: hetconv flops vgg16 --compare dwc,gwc; hetconv flops net.py:build --input 1x3x64x64 --p 4,8 --json
     """
-    from hetconv_cli.files import check_target
+    from hetconv_cli.models.device import check_device
     from hetconv_cli.models.source import resolve
     from hetconv_cli.render.plot import check_plot_target, plot_flops
 
+    place = check_device(device)
     source = resolve(model)
     if plot is not None:
-        check_plot_target(plot)
-        check_target(plot, overwrite=force)
-    report = _count(source, original, p, compare, se, input, pairs)
+        check_plot_target(plot, overwrite=force)
+    report = _count(source, original, p, compare, se, input, pairs, place)
     if plot is not None:
         plot_flops(report, plot, unit.value)
         output.talk(f"wrote {plot}")
@@ -81,24 +86,21 @@ def _count(
     se: bool,
     input: str | None,
     pairs: bool,
+    device: "DeviceName",
 ) -> "FlopsReport":
-    from hetconv_cli.conversion.checkpoint import original_of
     from hetconv_cli.measure.analyze import analyze_network, wishes_for
     from hetconv_cli.measure.network import open_source
 
     parts = (DEFAULT_PARTS if p is None else p).split(",")
     wishes = wishes_for(parts, [word for word in compare.split(",") if word], se, groups=4 if p is None else None)
-    saved = None
-    if source.kind == "checkpoint":
-        source, recipe = original_of(source, original)
-        saved = recipe.plan
-        if input is None and recipe.example is not None:
-            input = recipe.example.describe()
-    with output.progress(source.label) as progress:
+    standard = standard_network(source, original, input)
+    name = standard.source.label
+    saved = standard.saved.plan if standard.saved else None
+    with output.progress(name) as progress:
         progress("tracing", 0, len(wishes) + 1)
-        network, example = open_source(source, input)
+        network, example = open_source(standard.source, standard.input, device)
         return analyze_network(
-            network, wishes, source.label, example, progress, skip_misfits=p is None, saved=saved, pairs=pairs
+            network, wishes, name, example, progress, skip_misfits=p is None, saved=saved, pairs=pairs
         )
 
 

@@ -55,6 +55,10 @@ Original = Annotated[
     str | None,
     typer.Option("--source", metavar="FILE.py:CALLABLE", help="The network of a file made from your own code."),
 ]
+Weights = Annotated[
+    str,
+    typer.Option("--weights", metavar="none|DEFAULT|NAME|FILE", help="Trained weights for a network that MODEL names."),
+]
 Input = Annotated[
     str | None,
     typer.Option("--input", metavar="1x3x224x224", help="Input size; 224 or 224x320 for height and width only."),
@@ -69,6 +73,7 @@ Reorder = Annotated[
     bool,
     typer.Option("--reorder", help="First put channels in an order in which the classes keep more; same function."),
 ]
+Unit = Annotated[UnitChoice, typer.Option("--unit", help="flops: 2 x MACs.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="How the report is written to stdout.")]
 Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]

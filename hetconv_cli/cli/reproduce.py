@@ -29,14 +29,12 @@ def reproduce(
 
     Examples: hetconv reproduce table1; hetconv reproduce all --json
     """
-    from hetconv_cli.files import check_target
     from hetconv_cli.paper.beside import reproduce as rebuild_and_compare
     from hetconv_cli.render.plot import check_plot_target
     from hetconv_cli.render.plot_paper import plot_reproduced
 
     if plot is not None:
-        check_plot_target(plot)
-        check_target(plot, overwrite=force)
+        check_plot_target(plot, overwrite=force)
     with output.progress("reproduce") as progress:
         reproduced = rebuild_and_compare(tables or ["all"], progress)
     if plot is not None:

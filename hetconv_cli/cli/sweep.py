@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hetconv_cli.cli import output
-from hetconv_cli.cli.options import Debug, Force, Format, FormatOption, Input, Json, Model, UnitChoice
+from hetconv_cli.cli.options import Debug, Force, Format, FormatOption, Input, Json, Model, Unit, UnitChoice
+from hetconv_cli.cli.standard import standard_network
 
 if TYPE_CHECKING:
     from hetconv_cli.measure.sweep import Sweep
@@ -18,7 +19,7 @@ def sweep(
         str | None, typer.Option("--p", metavar="P,...", help="Parts [default: powers of two that fit, and pc].")
     ] = None,
     input: Input = None,
-    unit: Annotated[UnitChoice, typer.Option("--unit", help="flops: 2 x MACs.")] = UnitChoice.mac,
+    unit: Unit = UnitChoice.mac,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Draw the curves: .png, .svg, .pdf.")
     ] = None,
@@ -31,7 +32,6 @@ def sweep(
 
     Examples: hetconv sweep vgg16_cifar; hetconv sweep resnet34 --p 2,4,8,16 --plot sweep.png
     """
-    from hetconv_cli.files import check_target
     from hetconv_cli.models.source import resolve
     from hetconv_cli.plan_file import parse_part
     from hetconv_cli.render.plot import check_plot_target
@@ -40,19 +40,16 @@ def sweep(
     source = resolve(model)
     parts = None if p is None else list(dict.fromkeys(parse_part(word) for word in p.split(",")))
     if plot is not None:
-        check_plot_target(plot)
-        check_target(plot, overwrite=force)
-    if source.kind == "checkpoint":
-        from hetconv_cli.conversion.checkpoint import original_of
-
-        source, _ = original_of(source)
+        check_plot_target(plot, overwrite=force)
+    standard = standard_network(source, None, input)
     from hetconv_cli.measure.network import open_source
     from hetconv_cli.measure.sweep import sweep as sweep_network
 
-    with output.progress(source.label) as progress:
+    name = standard.source.label
+    with output.progress(name) as progress:
         progress("tracing", 0, 1)
-        network, example = open_source(source, input)
-        result = sweep_network(network, source.label, example.shapes, parts)
+        network, example = open_source(standard.source, standard.input)
+        result = sweep_network(network, name, example.shapes, parts)
     if plot is not None:
         plot_sweep(result, plot, unit.value)
         output.talk(f"wrote {plot}")

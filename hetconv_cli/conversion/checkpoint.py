@@ -5,7 +5,6 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,11 @@ from hetconv_cli.files import check_target, replacing
 from hetconv_cli.models.build import build
 from hetconv_cli.models.example import ExampleSpec, parse_input
 from hetconv_cli.models.source import Source, resolve
+from hetconv_cli.models.weights_file import with_versions
 from hetconv_cli.plan import Plan
 from hetconv_cli.plan_file import plan_from_data, plan_to_data, shown
 from hetconv_cli.strict_yaml import read_mapping, write
+from hetconv_cli.versions import installed
 
 FORMAT = 1
 _KEY = "hetconv"  # of the recipe in the file's metadata
@@ -88,7 +89,7 @@ def save(
         "input": None if conversion.example is None else conversion.example.describe(),
         "input_kind": None if conversion.example is None else conversion.example.kind,
         "weights": conversion.weights,
-        "versions": _versions(),
+        "versions": installed(_PACKAGES),
         "sha256": _digest(tensors),
         "tied": tied,
         "plan": plan_to_data(conversion.plan),
@@ -137,7 +138,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> Conver
     _check_tied(recipe.tied, set(new_model.state_dict()), tensors, path)
     tensors |= {name: tensors[stored] for name, stored in recipe.tied.items()}
     try:
-        new_model.load_state_dict(tensors, assign=True)
+        new_model.load_state_dict(with_versions(tensors, new_model), assign=True)
     except RuntimeError as error:
         raise ArgumentError(f"{path}: does not fit the network {recipe.source}: {_first_problem(error)}") from None
     _tie(new_model, recipe.tied)
@@ -244,14 +245,6 @@ def _tie(model: nn.Module, tied: dict[str, str]) -> None:
 
 
 # --- recipe -------------------------------------------------------------------------------------------------------
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
 
 
 def _example(text: str | None, kind: str | None) -> ExampleSpec | None:

@@ -25,6 +25,7 @@ from hetconv_cli.export.outputs import named_outputs
 from hetconv_cli.export.proof import Evidence, Tolerance, check_file, prove
 from hetconv_cli.export.residuals import add_residuals_first
 from hetconv_cli.files import check_target
+from hetconv_cli.models.device import DeviceName, check_device
 from hetconv_cli.models.one_line import one_line
 
 DEFAULT_OPSET = 18
@@ -55,6 +56,7 @@ class ExportReport:
         proof_batch: Batch size of the proof.
         example_batch: Batch size of the export.
         notes: What a reader should know besides, a sentence each.
+        device: Where torch's side of the proof ran.
     """
 
     output: str
@@ -73,6 +75,7 @@ class ExportReport:
     proof_batch: int
     example_batch: int
     notes: tuple[str, ...]
+    device: DeviceName = "cpu"
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class _Plan:
     example_batch: int
     proof_batch: int
     tolerance: Tolerance
+    device: DeviceName
     progress: Progress
 
 
@@ -100,6 +104,7 @@ def export_onnx(
     rtol: float = 1e-4,
     verify: bool = True,
     fresh: bool = False,
+    device: str = "cpu",
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
@@ -120,16 +125,20 @@ def export_onnx(
         verify: Whether to prove. Without it the file is written as the exporter made it.
         fresh: Whether the weights are random. If outputs then hardly react to the input, a twin of the network with
             BatchNorm statistics and without zero matrices is exported the same way, and proven too.
+        device: "cpu" or "cuda": where torch's side of the proof runs, in full float32 precision. ONNX Runtime and the
+            export run on the CPU.
         overwrite: Whether an existing file may be replaced.
         progress: Called with a short phrase as each step begins.
 
     Raises:
-        ArgumentError: an argument that does not fit; a file that exists; a folder that cannot be written to.
+        ArgumentError: an argument that does not fit; a device that is not here; a file that exists; a folder that
+            cannot be written to.
         HetconvError: the exporter failed, could not keep the batch axis dynamic, or needs non-standard operators.
         NotProvenError: the file differs from the model by more than the tolerance, cannot be run, or its outputs do
             not react to the input, so that agreement proves nothing.
     """
     target = Path(path)
+    place = check_device(device)
     tolerance = _tolerance(atol, rtol)
     opset = _opset(opset)
     check_target(target, overwrite)
@@ -148,6 +157,7 @@ def export_onnx(
             example_batch=example_batch,
             proof_batch=PROOF_BATCH if dynamic else inputs.batch,
             tolerance=tolerance,
+            device=place,
             progress=progress or (lambda _: None),
         )
         file = Path(folder, target.name)
@@ -173,6 +183,7 @@ def export_onnx(
         proof_batch=plan.proof_batch,
         example_batch=plan.example_batch,
         notes=notes,
+        device=place,
     )
 
 
@@ -200,7 +211,7 @@ def _verify(
     """Proof of `file`, through a conditioned twin where a fresh network's own outputs say nothing; and notes on it."""
     plan.progress("proving")
     check_file(file)
-    own = prove(reference, file, plan.inputs, plan.proof_batch, plan.tolerance)
+    own = prove(reference, file, plan.inputs, plan.proof_batch, plan.tolerance, plan.device)
     if own.silent is None:
         return own, ()
     if not fresh:
@@ -222,7 +233,7 @@ def _verify_twin(model: nn.Module, file: Path, nodes: Counter[str], plan: _Plan,
     if twin_nodes != nodes:
         raise _not_proven(f"{silent}; the graph of a network that does react has other operators")
     try:
-        evidence = prove(twin, file, plan.inputs, plan.proof_batch, plan.tolerance)
+        evidence = prove(twin, file, plan.inputs, plan.proof_batch, plan.tolerance, plan.device)
     except NotProvenError as error:
         # A random detector chooses among thousands of nearly equal scores, and rounding decides which boxes it returns.
         hint = "; random detectors decide between near ties: prove the trained one" if plan.inputs.is_images else ""

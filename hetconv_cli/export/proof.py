@@ -9,7 +9,9 @@ least ten times the tolerance: then a part of the network that makes a tenth of 
 unseen. Outputs of integers (classes, counts) and outputs that no input reaches (anchors) need not move.
 """
 
-from collections.abc import Mapping
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,14 @@ import numpy.typing as npt
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree
 
 from hetconv_cli.errors import NotProvenError
 from hetconv_cli.export.detections import Arrays, in_order_of
 from hetconv_cli.export.graphs import names_read_by
 from hetconv_cli.export.inputs import Inputs, flatten_arguments
 from hetconv_cli.export.outputs import named_outputs
+from hetconv_cli.models.device import DeviceName
 from hetconv_cli.models.one_line import one_line
 
 LEAST_REACTION = 1e-3
@@ -77,17 +81,22 @@ def check_file(path: Path) -> None:
         raise NotProvenError(f"onnx.checker refuses the file: {one_line(error)}; --no-verify keeps it") from error
 
 
-def prove(model: nn.Module, path: Path, inputs: Inputs, batch: int, tolerance: Tolerance) -> Evidence:
+def prove(
+    model: nn.Module, path: Path, inputs: Inputs, batch: int, tolerance: Tolerance, device: DeviceName = "cpu"
+) -> Evidence:
     """Compares the file with `model` (on the CPU, in eval mode) on random inputs of `batch` samples.
+
+    On another `device` a copy of the model runs there, with products in full precision; ONNX Runtime runs on the CPU.
 
     Raises:
         NotProvenError: they differ by more than the tolerance, in shape or in names, an output is not finite, or ONNX
             Runtime cannot run the file. Not for outputs that do not react: that is in the result.
     """
     arguments = inputs.make(batch, FIRST_SEED)
-    with torch.no_grad():
-        expected = _in_torch(model, arguments, inputs)
-        other = _in_torch(model, inputs.make(batch, SECOND_SEED), inputs)
+    there = model if device == "cpu" else copy.deepcopy(model).to(device)
+    with torch.no_grad(), _full_precision():
+        expected = _in_torch(there, arguments, inputs, device)
+        other = _in_torch(there, inputs.make(batch, SECOND_SEED), inputs, device)
     got = _in_runtime(path, dict(zip(inputs.names, flatten_arguments(arguments), strict=True)))
     if list(got) != list(expected):
         raise NotProvenError(f"not proven: torch returns {', '.join(expected)}; the file {', '.join(got)}")
@@ -106,8 +115,24 @@ def prove(model: nn.Module, path: Path, inputs: Inputs, batch: int, tolerance: T
     )
 
 
-def _in_torch(model: nn.Module, arguments: tuple[Any, ...], inputs: Inputs) -> dict[str, Tensor]:
-    return named_outputs(model(*arguments), inputs.names)
+def _in_torch(model: nn.Module, arguments: tuple[Any, ...], inputs: Inputs, device: DeviceName) -> dict[str, Tensor]:
+    """The model's outputs, on the CPU; it runs on `device`."""
+    arguments = _pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), arguments)
+    return {name: value.cpu() for name, value in named_outputs(model(*arguments), inputs.names).items()}
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """float32 products on a GPU as on the CPU: TF32, cuDNN's default, is farther off than the tolerance."""
+    places: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = "ieee"
+        yield
+    finally:
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
 
 
 def _in_runtime(path: Path, feeds: Mapping[str, Tensor]) -> Arrays:

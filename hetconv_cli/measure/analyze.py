@@ -6,13 +6,11 @@ from typing import Any, Literal
 
 from torch import nn
 
-from hetconv_cli.conversion.candidates import find_candidates
 from hetconv_cli.conversion.convert import make_wish
 from hetconv_cli.conversion.copying import meta_copy
-from hetconv_cli.conversion.pairs import with_pairs
 from hetconv_cli.conversion.rewrite import apply_plan
 from hetconv_cli.errors import ArgumentError
-from hetconv_cli.layers import HetConv2d
+from hetconv_cli.layers import use_implementation
 from hetconv_cli.measure.analytic import analytic_macs, ratio_by_equation
 from hetconv_cli.measure.counters import Counts, count, count_dispatched, replay
 from hetconv_cli.measure.network import Network, prepare
@@ -21,7 +19,7 @@ from hetconv_cli.measure.report import ConvertedMacs, FlopsReport, LayerReport, 
 from hetconv_cli.measure.tally import Tally, add, by_layer, join, kinds_of
 from hetconv_cli.models.example import ExampleSpec, spec_of
 from hetconv_cli.ops.hetconv2d import Implementation
-from hetconv_cli.plan import Candidate, Part, Plan, Rules, Variant, Wish, in_kind, make_plan, stem
+from hetconv_cli.plan import Candidate, Part, Plan, Rules, Variant, Wish, in_kind, make_plan
 from hetconv_cli.plan_file import parse_part
 
 Progress = Callable[[str, int, int], None]  # what is being counted, how many are done, how many there are
@@ -124,12 +122,10 @@ def analyze_network(
         example: What it was traced on.
         progress: As in `analyze`.
         skip_misfits: Leave out parts that divide no layer's channels, where `analyze` raises ArgumentError.
-        saved: A finished plan, counted as one more variant.
+        saved: A finished plan, counted as one more variant; if it has pairs, the others take pairs, too.
         pairs: As in `analyze`.
     """
-    candidates = find_candidates(network.model, network.trace)
-    if pairs:
-        candidates = with_pairs(candidates, network.model, network.inputs)
+    candidates = network.candidates(pairs or bool(saved and saved.absorbed))
     requests = [request for wish in wishes if (request := _request(wish, candidates, skip_misfits))]
     if saved and saved.converted and (change := saved.converted[0].change):
         requests.append(Request(change.variant, None, None, saved))
@@ -140,7 +136,7 @@ def analyze_network(
     for done, request in enumerate(requests, start=1):
         tell(_title(request), done, len(requests) + 1)
         variants.append(counter.report(request))
-    layers = tuple(_layer_report(candidate, network, counter.analytic) for candidate in candidates)
+    layers = _layer_reports(candidates, network, counter.analytic)
     return FlopsReport(name, example.shapes, tuple(variants), layers, replayed=not network.trace.on_meta)
 
 
@@ -231,9 +227,7 @@ class _Counter:
         measure = self._whole if self.network.trace.on_meta else self._replay
         with_form = {}
         for form in FORMS:
-            for module in rewritten.modules():
-                if isinstance(module, HetConv2d):
-                    module.implementation = form
+            use_implementation(rewritten, form)
             with_form[form] = measure(rewritten, plan, thop=form == "reference")
         counts, executed = with_form["reference"], with_form["auto"].dispatcher
         return Counts(by_layer(counts.dispatcher, layers), by_layer(counts.thop, layers)), by_layer(executed, layers)
@@ -281,10 +275,21 @@ def _params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _layer_report(candidate: Candidate, network: Network, analytic: Tally) -> LayerReport:
+def _layer_reports(candidates: list[Candidate], network: Network, analytic: Tally) -> tuple[LayerReport, ...]:
+    widest = make_plan(candidates, Rules(Wish(p="pc")))  # P = M divides every layer: what this keeps stays at every P
+    pairs = {layer.name: layer.absorbs[-1] for layer in widest.converted if layer.absorbs}
+    pairs |= {pointwise: depthwise for depthwise, pointwise in pairs.items()}
+    return tuple(
+        _layer_report(candidate, planned.reason, pairs.get(candidate.name), network, analytic)
+        for candidate, planned in zip(candidates, widest.layers, strict=True)
+    )
+
+
+def _layer_report(
+    candidate: Candidate, reason: str | None, pair: str | None, network: Network, analytic: Tally
+) -> LayerReport:
     calls = network.trace.of(candidate.name)
     g = candidate.geometry
-    kind = candidate.obstacle or in_kind(g)
     return LayerReport(
         name=candidate.name,
         m=g.in_channels,
@@ -295,6 +300,7 @@ def _layer_report(candidate: Candidate, network: Network, analytic: Tally) -> La
         calls=len(calls),
         macs=analytic.get(candidate.name, 0),
         params=g.weights + (g.out_channels if g.bias else 0),
-        convertible=kind is None,
-        reason=kind or stem(g),
+        convertible=pair is not None or not (candidate.obstacle or in_kind(g)),
+        reason=None if pair else reason,
+        pair=pair,
     )

@@ -60,8 +60,9 @@ class VariantReport:
 class LayerReport:
     """One Conv2d of the original network. `macs` over all its calls; `output` (H, W) of the last one, None: never ran.
 
-    `convertible`: its kind allows a HetConv (odd kernel above 1 x 1, no groups, a plain Conv2d); `reason` says why it
-    is kept all the same, or why its kind does not allow it.
+    `convertible`: its kind allows a HetConv (odd kernel above 1 x 1, no groups, a plain Conv2d), or its pair does;
+    `reason` says why it is kept all the same, or why its kind does not allow it. `pair`: the other convolution of the
+    depthwise + pointwise pair that is converted as one; None: it is in no such pair, or pairs were not asked for.
     """
 
     name: str
@@ -75,6 +76,7 @@ class LayerReport:
     params: int
     convertible: bool
     reason: str | None
+    pair: str | None = None
 
 
 @dataclass(frozen=True)

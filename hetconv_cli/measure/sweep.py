@@ -7,7 +7,6 @@ from fractions import Fraction
 from typing import Literal
 
 from hetconv_cli import equations
-from hetconv_cli.conversion.candidates import find_candidates
 from hetconv_cli.conversion.copying import meta_copy
 from hetconv_cli.conversion.rewrite import apply_plan
 from hetconv_cli.conversion.trace import Trace
@@ -77,7 +76,7 @@ def sweep(network: Network, name: str, shapes: tuple[tuple[int, ...], ...], part
     Raises:
         ArgumentError: a part that fits no layer; a network in which nothing can be converted.
     """
-    candidates = find_candidates(network.model, network.trace)
+    candidates = network.candidates()
     dwc = make_plan(candidates, Rules(Wish("dwc")))
     if not dwc.converted:
         raise ArgumentError(f"{name}: nothing to convert, so nothing to sweep")

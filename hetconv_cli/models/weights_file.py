@@ -3,6 +3,7 @@
 import os
 import pickle
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -132,9 +133,19 @@ def load_state_dict(model: nn.Module, state: Mapping[str, torch.Tensor], path: P
             f"got {list(state[name].shape)}{more}"
         )
     try:
-        model.load_state_dict(state, strict=False)
+        model.load_state_dict(with_versions(state, model), strict=False)
     except RuntimeError as error:  # sparse, quantized or meta tensors
         raise ArgumentError(f"weights file {path} does not fit the model: {one_line(error)}") from error
+
+
+def with_versions(state: Mapping[str, torch.Tensor], model: nn.Module) -> OrderedDict[str, torch.Tensor]:
+    """The state with the version of each of `model`'s modules, as torch notes it beside the tensors.
+
+    A file of plain tensors does not keep versions, and torchvision's MNASNet loads nothing without its own.
+    """
+    versioned = OrderedDict(state)
+    versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    return versioned
 
 
 def _differing(missing: list[str], unexpected: list[str]) -> list[tuple[str, list[str]]]:

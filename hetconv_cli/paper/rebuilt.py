@@ -5,11 +5,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from hetconv_cli.conversion.candidates import find_candidates
 from hetconv_cli.conversion.copying import meta_copy
-from hetconv_cli.conversion.pairs import with_pairs
 from hetconv_cli.conversion.rewrite import apply_plan
-from hetconv_cli.layers import HetConv2d
+from hetconv_cli.layers import use_implementation
 from hetconv_cli.measure.analytic import analytic_macs
 from hetconv_cli.measure.counters import count
 from hetconv_cli.measure.network import Network, open_source
@@ -109,9 +107,7 @@ class _Workshop:
 def _count(network: Network, recipe: Recipe) -> _Counted:
     plan = _plan(network, recipe)
     rewritten = apply_plan(meta_copy(network.model), plan)
-    for module in rewritten.modules():
-        if isinstance(module, HetConv2d):
-            module.implementation = "reference"  # class by class, so that the dispatcher sees the layer's own work
+    use_implementation(rewritten, "reference")  # so that the dispatcher sees the layer's own work
     counts = count(rewritten, network.inputs)
     analytic = analytic_macs(network.model, network.trace, plan)
     return _Counted(
@@ -127,10 +123,7 @@ def _count(network: Network, recipe: Recipe) -> _Counted:
 def _plan(network: Network, recipe: Recipe) -> Plan:
     if recipe.wish is None:
         return Plan(())
-    candidates = find_candidates(network.model, network.trace)
-    if recipe.pairs:
-        candidates = with_pairs(candidates, network.model, network.inputs)
-    return make_plan(candidates, Rules(recipe.wish))
+    return make_plan(network.candidates(recipe.pairs), Rules(recipe.wish))
 
 
 def _weights(model: nn.Module) -> int:

@@ -121,6 +121,8 @@ def _below(report: BenchReport) -> list[str]:
     lines = list(_MEANING)
     if any(row.variant == "grouped" for row in report.rows):
         lines.append(_PEER)
+    if report.weights != "random":
+        lines.append(f"  weights of the standard network: {report.weights}")
     lines += [*_mixtures(report), *_int8_notes(report)]
     return lines + _slower(report)
 
@@ -159,11 +161,16 @@ def _int8_notes(report: BenchReport) -> list[str]:
         on = f"{report.images} images" + ("; layers alone on random inputs" if "random" in kinds else "")
     lines = [f"  int8: calibrated on {on}."]
     graphs = {
-        f"{title(row)} in {row.runtime}" + (f" ({row.layer})" if row.layer else ""): row.int8
+        f"{title(row)} in {row.runtime}" + (f" ({row.layer})" if row.layer else ""): _in_int8(row.int8)
+        + (_off(row) if report.weights != "random" and row.calibration == "images" else "")
         for row in rows
         if row.int8
     }
-    return lines + [f"  {name}: {_in_int8(graph)}" for name, graph in graphs.items()]
+    return lines + [f"  {name}: {said}" for name, said in graphs.items()]
+
+
+def _off(row: Row) -> str:
+    return f"; off by {100 * row.error:.2g} % of the output's scale"
 
 
 def _in_int8(graph: Int8Graph) -> str:

@@ -46,7 +46,7 @@ def _proof(report: ExportReport) -> tuple[str, ...]:
     if report.max_rel_diff is None or report.reaction is None:
         return ("none was asked for",)
     return (
-        "onnx.checker; ONNX Runtime on CPU against torch,"
+        f"onnx.checker; ONNX Runtime on CPU against torch{' on CUDA' if report.device == 'cuda' else ''},"
         f" batch {report.proof_batch} (exported at {report.example_batch}): largest difference"
         f" {report.max_rel_diff:.1e} of the output's scale (limit {report.tolerance['rtol']:g})",
         f"the output moves by {100 * report.reaction:.2g} % of its scale when the input does: the proof has meaning",

@@ -57,11 +57,11 @@ def layers_csv(report: FlopsReport, unit: Unit) -> str:
     rows = [
         [
             *(report.model, x.name, x.m, x.n, _by(x.kernel), _by(x.stride), _by(x.output), x.calls),
-            *(_UNIT[unit], factor * x.macs, x.params, x.convertible, x.reason),
+            *(_UNIT[unit], factor * x.macs, x.params, x.convertible, x.reason, x.pair),
         ]
         for x in report.layers
     ]
-    return to_csv([*headers, "convertible", "reason"], rows)
+    return to_csv([*headers, "convertible", "reason", "pair"], rows)
 
 
 def flops_table(report: FlopsReport, unit: Unit) -> Table:
@@ -98,7 +98,7 @@ def layers_table(report: FlopsReport, unit: Unit) -> Table:
             str(layer.calls),
             scale.show(layer.macs),
             f"{layer.params:,}",
-            layer.reason or "convertible",
+            layer.reason or (f"pair with {layer.pair}" if layer.pair else "convertible"),
         ]
         for layer in report.layers
     ]
@@ -141,10 +141,11 @@ def _ratios(variant: VariantReport) -> tuple[str, str]:
 
 def _headline(report: FlopsReport, unit: Unit) -> str:
     shapes = ", ".join("x".join(map(str, shape)) for shape in report.input)
-    kept = [layer for layer in report.layers if layer.reason]
-    free = len(report.layers) - len(kept)
+    free = sum(not layer.reason for layer in report.layers)
+    pairs = sum(layer.pair is not None for layer in report.layers) // 2  # both convolutions name each other
+    as_pairs = f" ({2 * pairs} as {pairs} pair{'s' if pairs > 1 else ''})" if pairs else ""
     unit_words = "unit FLOPs (2 x MACs)" if unit == "flops" else "unit MAC (FLOPs = 2 x MACs)"
-    return f"{report.model}  {shapes}  {unit_words}  {free} of {len(report.layers)} Conv2d can be converted"
+    return f"{report.model}  {shapes}  {unit_words}  {free} of {len(report.layers)} Conv2d can be converted{as_pairs}"
 
 
 def _below(report: FlopsReport, notes: _Notes) -> list[str]:

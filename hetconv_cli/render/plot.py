@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hetconv_cli.errors import ArgumentError
-from hetconv_cli.files import replacing
+from hetconv_cli.files import check_target, replacing
 from hetconv_cli.measure.report import FlopsReport
 from hetconv_cli.render.flops import title
 from hetconv_cli.render.numbers import Unit, scale_for
@@ -13,14 +13,15 @@ _SERIES = (("by equation and shapes", "analytic"), ("counted by torch", "dispatc
 _COLORS = ("#9ecae1", "#3182bd", "#e6550d")
 
 
-def check_plot_target(path: Path) -> None:
-    """Raises ArgumentError unless matplotlib is there and the file's ending is one it can draw for us."""
+def check_plot_target(path: Path, overwrite: bool) -> None:
+    """Raises ArgumentError unless matplotlib is there, can draw a file that ends so, and the file may be written."""
     if path.suffix.lower() not in FORMATS:
         raise ArgumentError(f"{path}: expected a name that ends in {', '.join(FORMATS)}")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         raise ArgumentError("--plot needs matplotlib: pip install 'hetconv-cli[plot]'") from None
+    check_target(path, overwrite)
 
 
 def plot_flops(report: FlopsReport, path: Path, unit: Unit) -> None:

@@ -9,6 +9,7 @@ from hetconv_cli.measure.sweep import Sweep
 from hetconv_cli.paper.beside import MILLION, ReproducedTable, Row
 from hetconv_cli.paper.printed import printed_accuracies
 from hetconv_cli.render.numbers import Unit, scale_for
+from hetconv_cli.render.plot_labels import Label, write_labels
 from hetconv_cli.render.sweep import crossing_lines
 
 _OURS, _PRINTED, _QUOTED = "#3182bd", "#9ecae1", "#888888"
@@ -31,9 +32,13 @@ def plot_reproduced(tables: Sequence[ReproducedTable], path: Path) -> None:
         squeeze=False,
         gridspec_kw={"height_ratios": [_height(table) for table in tables]},
     )
+    labels = []
     for (left, right), table in zip(axes, tables, strict=True):
-        _draw_accuracy(left, table)
+        labels.append(_draw_accuracy(left, table))
         _draw_beside(right, table)
+    figure.draw_without_rendering()  # lays it out: only now do points have their places
+    for left, names in zip(axes[:, 0], labels, strict=True):
+        write_labels(left, names, fontsize=7)
     _save(figure, path)
 
 
@@ -41,8 +46,9 @@ def _height(table: ReproducedTable) -> float:
     return max(3.6, 0.34 * len(table.rows) + 1.4)
 
 
-def _draw_accuracy(axes: Any, table: ReproducedTable) -> None:
-    """MACs as per cent of the standard network's, which is all that is printed of quoted rows."""
+def _draw_accuracy(axes: Any, table: ReproducedTable) -> list[Label]:
+    """MACs as per cent of the standard network's, which is all that is printed of quoted rows; returns the names."""
+    labels = []
     what, accuracies = printed_accuracies(row.printed for row in table.rows)
     for row, accuracy in zip(table.rows, accuracies, strict=True):
         left = _macs_left(row)
@@ -50,24 +56,18 @@ def _draw_accuracy(axes: Any, table: ReproducedTable) -> None:
             continue
         quoted = row.kind == "quoted"
         axes.plot(left, accuracy, marker="x" if quoted else "o", color=_QUOTED if quoted else _OURS, linestyle="none")
-        over = row.model.endswith("_SE")
-        axes.annotate(
-            _short(row.model),
-            (left, accuracy),
-            xytext=(4, 4 if over else -9),
-            textcoords="offset points",
-            fontsize=7,
-            color=_QUOTED if quoted else "black",
-        )
+        color = _QUOTED if quoted else "black"
+        labels.append(Label(_short(row.model), left, accuracy, color, above=row.model.endswith("_SE")))
     axes.margins(0.12)
     axes.set_xscale("log")  # most variants lie close together near the cheap end
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(lambda x, _: "" if x == 90 else f"{x:g}")  # 90 and 100 would touch
     axes.tick_params(axis="x", which="both", labelsize=8)
     axes.set_xlabel("MACs, % of the standard network (ours; x: quoted)")
     axes.set_ylabel(f"{what} %, printed, not rerun")
     axes.set_title(f"{table.name}: {table.title}", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
+    return labels
 
 
 def _macs_left(row: Row) -> float | None:

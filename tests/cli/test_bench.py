@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from hetconv_cli.bench import run as bench_run
+from hetconv_cli.models.build import build
+from hetconv_cli.models.source import resolve
 
 QUICK = ("--batch", 2, "--rounds", 1, "--seconds", 0.001)
 INT8 = ("--runtime", "onnxruntime", "--dtype", "int8", *QUICK)
@@ -31,6 +33,14 @@ def pictures(folder):
         image = 50 * np.random.default_rng(number).normal(size=(3, 12, 12)).astype(np.float32)
         np.save(folder / "photos" / f"{number}.npy", image)
     return "photos"
+
+
+@pytest.fixture
+def trained(net):
+    """Weights for `net`, as somebody might have trained them."""
+    state = build(resolve(net), seed=7).model.state_dict()
+    torch.save(state, "trained.pt")
+    return "trained.pt"
 
 
 def rows_of(done):
@@ -105,9 +115,40 @@ def test_int8_is_calibrated_on_a_folder(run, net, pictures):
     assert "calibrated on random inputs" in run("bench", net, *INT8).stdout
 
 
+def test_trained_weights_are_those_of_the_network_and_of_what_is_made_from_it(run, net, trained, monkeypatch):
+    seen = []
+    real = bench_run.bench
+    monkeypatch.setattr(bench_run, "bench", lambda *words, **named: seen.extend(words[1]) or real(*words, **named))
+    done = run("bench", net, "--weights", trained, "--layers", "--json", *QUICK)
+    assert json.loads(done.stdout)["weights"] == "file trained.pt"
+    whole, first, _ = seen
+    standard, hetconv = (subject.model for subject in whole.subjects)
+    assert torch.equal(standard[1].weight, torch.load(trained)["1.weight"])
+    taps = standard[1].weight[:, 0, 1, 1]  # of channel 0, whichever filters have K x K there
+    for layer in (hetconv[1], first.subjects[1].model):
+        assert torch.equal(layer.dense_weight()[:, 0, 1, 1], taps)
+    shown = run("bench", net, "--weights", trained, *QUICK).stdout
+    assert "  weights of the standard network: file trained.pt\n" in shown
+
+
+def test_a_converted_file_keeps_its_own_weights(run, net, trained, converted):
+    done = run("bench", converted, "--source", net, "--weights", trained, "--json", *QUICK)
+    assert json.loads(done.stdout)["weights"] == "file trained.pt"
+    assert [row["origin"] for row in rows_of(done)] == [None, "file"]
+
+
+def test_with_trained_weights_and_images_int8_says_how_far_it_is_off(run, net, trained, pictures):
+    options = ("--weights", trained, *INT8)
+    on_images = run("bench", net, "--calibrate", pictures, *options).stdout
+    assert len(re.findall(r"convolutions in int8; .*; off by [\d.e+-]+ % of the output's scale\n", on_images)) == 2
+    assert "off by" not in run("bench", net, *options).stdout  # random inputs say nothing of accuracy
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        (["--weights", "nowhere.pt"], "weights 'nowhere.pt': no such file"),
+        (["--weights", "DEFAULT"], "expected none or a file"),
         (["--calibrate", "nowhere", *INT8], "--calibrate nowhere: no such folder"),
         (["--calibrate", ".", *INT8], "no images in it"),
         (["--mean", "0,0,0", *INT8], "--mean is for calibration images"),

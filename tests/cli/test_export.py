@@ -5,6 +5,7 @@ import os
 
 import onnx
 import pytest
+import torch
 
 from hetconv_cli.conversion import checkpoint
 from hetconv_cli.models import build as builders
@@ -63,6 +64,19 @@ def test_resnet18_from_convert_to_a_verified_file(run, folder):
     assert {path.name for path in folder.iterdir()} == {"resnet18-p4.safetensors", "model.onnx"}
 
 
+# mnasnet, which has no odd convolution but in its pairs, loads nothing without its version
+@pytest.mark.parametrize(("name", "pairs"), [("mobilenet_v2", 17), ("mnasnet0_5", 17)])
+def test_pairs_from_convert_to_a_verified_file(run, name, pairs):
+    converted = run("convert", name, "--pairs", "--p", "2", "--input", "64", "-o", "pairs.safetensors")
+    assert (converted.status, f"one convolution each ({pairs})" in converted.stdout) == (0, True)
+    done = run("export", "model.onnx")
+    assert (done.status, done.stderr) == (0, "")
+    assert f"{pairs} BatchNorm folded into both branches of a HetConv, no BatchNormalization left" in done.stdout
+    assert done.stdout.splitlines()[-1] == "VERIFIED"
+    operators = {(node.op_type, node.domain) for node in onnx.load("model.onnx").graph.node}
+    assert not {kind for kind, domain in operators if domain or kind in ("BatchNormalization", "Identity")}
+
+
 def test_the_documented_json(run, checkpoint_of_net, folder):
     done = run("export", "a.onnx", "--source", "net.py:build", "--json")
     assert (done.status, done.stderr) == (0, "")
@@ -74,6 +88,18 @@ def test_the_documented_json(run, checkpoint_of_net, folder):
     assert 0 <= report["max_rel_diff"] <= 1e-4
     assert report["max_abs_diff"] >= 0
     assert (report["bn_folded"], report["bn_left"]) == (1, 0)
+
+
+def test_a_gpu_that_is_not_there_is_said_before_any_work(refuse, checkpoint_of_net, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(checkpoint, "load", lambda *_: pytest.fail("loaded"))
+    refuse("export", "a.onnx", "--device", "cuda", status=2, says="--device cuda: torch sees no CUDA GPU here")
+    refuse("export", "a.onnx", "--device", "gpu", status=2, says="--device: expected cpu, cuda; got 'gpu'")
+
+
+def test_the_report_says_where_torch_ran(run, net):
+    done = run("export", "a.onnx", net, "--p", "4", "--device", "cpu", "--json")
+    assert (done.status, json.loads(done.stdout)["device"]) == (0, "cpu")
 
 
 def test_without_a_model_the_newest_file_of_convert_is_taken(run, net, folder):

@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+import torch
 
 from hetconv_cli.measure import network
 
@@ -42,7 +43,22 @@ LAYER = {
     "params": int,
     "convertible": bool,
     "reason": (str, type(None)),
+    "pair": (str, type(None)),
 }
+# What it does depends on values, so that it cannot run on the meta device.
+CAREFUL = """
+import torch
+from torch import nn
+
+
+class Careful(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x if x.abs().sum() > 0 else x + 1)
+
+
+def build():
+    return Careful(nn.Conv2d(8, 8, 3)), torch.randn(1, 8, 6, 6)
+"""
 REPORT = {"schema": str, "model": str, "input": list, "unit": str, "variants": list, "layers": list}
 
 
@@ -120,6 +136,7 @@ def test_the_layers_of_the_standard_network(run, net):
         "params": 8 * 16 * 9,
         "convertible": True,
         "reason": None,
+        "pair": None,
     }
     assert [(layer["convertible"], layer["reason"]) for layer in layers] == [
         (True, "image stem, 3 channels"),
@@ -211,6 +228,22 @@ def test_a_piped_table_is_never_cut(run, folder, monkeypatch):
     lines = done.stdout.splitlines()
     assert max(len(line) for line in lines) > len(LONG)
     assert len([line for line in lines if line.startswith(("standard ", "P=4 "))]) == 2
+
+
+def test_a_gpu_that_is_not_there_is_said_before_anything_is_built(refuse, net, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(network, "build", lambda *_, **__: pytest.fail("built"))
+    refuse("flops", net, "--device", "cuda", status=2, says="--device cuda: torch sees no CUDA GPU here")
+    refuse("flops", net, "--device", "gpu", status=2, says="--device: expected cpu, cuda; got 'gpu'")
+
+
+def test_the_device_is_where_a_network_runs_that_needs_values(run, folder, monkeypatch):
+    (folder / "net.py").write_text(CAREFUL)
+    places = []
+    real = network.inputs_for
+    monkeypatch.setattr(network, "inputs_for", lambda example, place: places.append(place) or real(example, place))
+    report = json.loads(run("flops", "net.py:build", "--p", "4", "--device", "cpu", "--json").stdout)
+    assert (report["replayed"], places) == (True, ["meta", "cpu"])
 
 
 def test_the_table_says_units_counts_and_reasons(run, net):

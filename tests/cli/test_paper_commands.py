@@ -80,6 +80,13 @@ def test_sweep_gives_the_documented_json_in_either_unit(hetconv):
     assert set(macs["crossings"]) == {"layers", "equation_6", "equation_9"}
 
 
+def test_sweep_of_a_converted_file_takes_the_input_that_it_was_made_for(hetconv):
+    hetconv("convert resnet20_cifar --p 4 --input 1x3x64x64")
+    from_file = json.loads(hetconv("sweep resnet20_cifar-p4.safetensors --p 4 --json")[1])
+    assert from_file == json.loads(hetconv("sweep resnet20_cifar --p 4 --input 1x3x64x64 --json")[1])
+    assert from_file["input"] == [[1, 3, 64, 64]]
+
+
 @pytest.mark.parametrize("format", ["csv", "markdown"])
 def test_sweep_in_other_formats(hetconv, format):
     status, out, err = hetconv(f"sweep resnet20_cifar --p 4 --format {format}")
@@ -109,6 +116,26 @@ def test_convert_with_pairs_says_which_were_taken(hetconv, tmp_path):
     assert (status, err) == (0, "")
     variants = json.loads(out)["variants"]
     assert [variant["macs"]["dispatcher"] for variant in variants[1:]] == [55945216, 55945216]
+    unasked = json.loads(hetconv("flops mobilenet_cifar-p32.safetensors --p 32 --json")[1])
+    assert unasked["variants"] == variants
+
+
+def test_flops_counts_pairs_among_what_can_be_converted(hetconv):
+    _, plain, _ = hetconv("flops mobilenet_cifar --p 32")
+    status, paired, err = hetconv("flops mobilenet_cifar --p 32 --pairs")
+    assert (status, err) == (0, "")
+    assert plain.splitlines()[0].endswith("0 of 27 Conv2d can be converted")
+    assert paired.splitlines()[0].endswith("26 of 27 Conv2d can be converted (26 as 13 pairs)")
+
+
+def test_flops_says_of_each_convolution_which_pair_it_is_in_or_why_it_is_in_none(hetconv):
+    layers = json.loads(hetconv("flops mobilenet_v3_small --p 4 --pairs --json")[1])["layers"]
+    found = {layer["name"]: (layer["pair"], layer["convertible"], layer["reason"]) for layer in layers}
+    assert found["features.2.block.1.0"] == ("features.2.block.2.0", True, None)
+    assert found["features.2.block.2.0"] == ("features.2.block.1.0", True, None)
+    assert found["features.1.block.0.0"] == (None, False, "depthwise, no pair: SqueezeExcitation stands between")
+    assert found["features.2.block.0.0"] == (None, False, "1x1: nothing to save")
+    assert found["features.0.0"] == (None, True, "image stem, 3 channels")
 
 
 def test_convert_lists_pairs_in_json_only_where_they_were_asked_for(hetconv):

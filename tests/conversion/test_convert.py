@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from sklearn.datasets import load_digits
+from small_networks import conv
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
@@ -20,10 +21,6 @@ from hetconv_cli.errors import ArgumentError, HetconvError
 from hetconv_cli.layers import HetConv2d
 from hetconv_cli.models.example import ExampleSpec
 from hetconv_cli.plan import Rules, Wish
-
-
-def conv(m=8, n=8, **more) -> nn.Conv2d:
-    return nn.Conv2d(m, n, 3, padding=1, **more)
 
 
 def image(m=8, size=6) -> torch.Tensor:

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from small_networks import conv
 from torch import nn
 from torchvision.ops import SqueezeExcitation
 
@@ -14,11 +15,6 @@ from hetconv_cli.errors import ArgumentError, HetconvError
 from hetconv_cli.geometry import Geometry
 from hetconv_cli.layers import DepthwisePointwise, GroupwisePointwise, HetConv2d
 from hetconv_cli.plan import Change, LayerPlan, Plan, Rules, Wish, make_plan
-
-
-def conv(m=8, n=8, **more) -> nn.Conv2d:
-    return nn.Conv2d(m, n, 3, padding=1, **more)
-
 
 P4 = Wish(p=4)
 

@@ -3,27 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from small_networks import Net, conv
 from torch import nn
 
 from hetconv_cli.conversion.trace import Call, trace
 from hetconv_cli.errors import HetconvError
-
-
-class Net(nn.Module):
-    """A forward function over modules by name."""
-
-    def __init__(self, forward, **modules: nn.Module) -> None:
-        super().__init__()
-        self.run = forward
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-    def forward(self, *inputs):
-        return self.run(self, *inputs)
-
-
-def conv(m=8, n=8, kernel=3, **more) -> nn.Conv2d:
-    return nn.Conv2d(m, n, kernel, padding=kernel // 2, **more)
 
 
 def image(m=8, size=6, batch=2) -> torch.Tensor:

@@ -320,3 +320,18 @@ def test_weights_beyond_one_file_go_beside_it(tmp_path, monkeypatch):
 def test_nothing_is_printed(tmp_path, capfd):
     export_onnx(nn.Conv2d(4, 2, 3), tmp_path / "net.onnx", EXAMPLE)
     assert tuple(capfd.readouterr()) == ("", "")
+
+
+def test_a_proof_leaves_the_precision_of_products_as_it_was(tmp_path):
+    places = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    before, seen = [place.fp32_precision for place in places], []
+
+    class Watched(nn.Conv2d):
+        def forward(self, input):
+            if not torch.compiler.is_exporting():
+                seen.append([place.fp32_precision for place in places])
+            return super().forward(input)
+
+    export_onnx(nn.Sequential(Watched(3, 4, 3)), tmp_path / "a.onnx", torch.randn(1, 3, 8, 8))
+    assert seen[-1] == ["ieee", "ieee"]
+    assert [place.fp32_precision for place in places] == before

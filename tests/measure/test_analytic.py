@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small_networks import Net, conv
 from torch import nn
 
 from hetconv_cli.conversion.candidates import find_candidates
@@ -12,25 +13,10 @@ from hetconv_cli.measure.counters import count_dispatched
 from hetconv_cli.plan import Change, Rules, Wish, make_plan
 
 
-def conv(m=8, n=8, **more) -> nn.Conv2d:
-    return nn.Conv2d(m, n, 3, padding=1, **more)
-
-
 def analytic(model: nn.Module, *inputs: torch.Tensor, wish: Wish | None = None) -> dict[str, int]:
     seen = trace(model, inputs)
     plan = make_plan(find_candidates(model, seen), Rules(wish)) if wish else None
     return analytic_macs(model, seen, plan)
-
-
-class Wrap(nn.Module):
-    def __init__(self, forward, **modules: nn.Module) -> None:
-        super().__init__()
-        self.run = forward
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-    def forward(self, *inputs):
-        return self.run(self, *inputs)
 
 
 # --- the standard network ---
@@ -77,7 +63,7 @@ ATTENTION = 2 * (2 * 5 * 256 + 2 * 9 * 256 + 2 * 5 * 9 * 16)
     ],
 )
 def test_attention_by_its_shapes_by_hand_and_by_the_dispatcher(more, query, key, macs):
-    model = Wrap(lambda self, q, k: self.m(q, k, k)[0], m=nn.MultiheadAttention(16, 2, **more))
+    model = Net(lambda self, q, k: self.m(q, k, k)[0], m=nn.MultiheadAttention(16, 2, **more))
     inputs = (torch.ones(query), torch.ones(key))
     assert analytic(model, *inputs) == {"m": macs}
     assert count_dispatched(model, inputs) == {"m": macs}
@@ -85,7 +71,7 @@ def test_attention_by_its_shapes_by_hand_and_by_the_dispatcher(more, query, key,
 
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_attention_to_itself(batch_first):
-    model = Wrap(lambda self, x: self.m(x, x, x)[0], m=nn.MultiheadAttention(16, 2, batch_first=batch_first))
+    model = Net(lambda self, x: self.m(x, x, x)[0], m=nn.MultiheadAttention(16, 2, batch_first=batch_first))
     x = torch.ones(2, 5, 16) if batch_first else torch.ones(5, 2, 16)
     assert analytic(model, x) == {"m": 2 * (4 * 5 * 256 + 2 * 25 * 16)} == count_dispatched(model, (x,))
 
@@ -101,19 +87,19 @@ def test_attention_to_itself(batch_first):
     ids=["by_name", "key_first", "value_first", "with_mask"],
 )
 def test_attention_however_it_is_called(call):
-    model = Wrap(call, m=nn.MultiheadAttention(16, 2, batch_first=True))
+    model = Net(call, m=nn.MultiheadAttention(16, 2, batch_first=True))
     inputs = (torch.ones(2, 5, 16), torch.ones(2, 9, 16))
     assert analytic(model, *inputs) == {"m": ATTENTION} == count_dispatched(model, inputs)
 
 
 def test_calls_add_up_under_the_first_name():
     shared = conv()
-    model = Wrap(lambda self, x: self.b(self.a(x)[..., ::2, ::2]), a=shared, b=shared)
+    model = Net(lambda self, x: self.b(self.a(x)[..., ::2, ::2]), a=shared, b=shared)
     assert analytic(model, torch.ones(1, 8, 6, 6)) == {"a": 576 * (36 + 9)}
 
 
 def test_products_outside_of_modules_are_not_in_it():
-    model = Wrap(lambda self, x: self.a(x).flatten(1) @ self.weight, a=conv())
+    model = Net(lambda self, x: self.a(x).flatten(1) @ self.weight, a=conv())
     model.weight = nn.Parameter(torch.ones(288, 10))
     assert analytic(model, torch.ones(1, 8, 6, 6)) == {"a": 20_736}
 
@@ -194,6 +180,6 @@ def test_over_several_layers_each_counts_by_its_standard_macs():
 
 
 def test_there_is_no_ratio_where_no_converted_layer_runs():
-    model = Wrap(lambda self, x: x, a=conv())
+    model = Net(lambda self, x: x, a=conv())
     seen = trace(model, (torch.ones(1, 8, 6, 6),))
     assert ratio_by_equation(make_plan(find_candidates(model), Rules(Wish(p=4))), seen) is None

@@ -6,6 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 import torchvision
+from small_networks import conv
 from torch import nn
 
 from hetconv_cli import equations
@@ -17,10 +18,6 @@ from hetconv_cli.measure.analyze import analyze, wishes_for
 from hetconv_cli.measure.report import ConvertedMacs, FlopsReport, LayerReport, Macs, Ratio, VariantReport
 from hetconv_cli.models.example import ExampleSpec
 from hetconv_cli.plan import Wish
-
-
-def conv(m=8, n=8, **more) -> nn.Conv2d:
-    return nn.Conv2d(m, n, 3, padding=1, **more)
 
 
 def image(m=8, batch=1) -> torch.Tensor:

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from small_networks import Net, conv
 from torch import nn
 
 from hetconv_cli.conversion.trace import Call
@@ -14,25 +15,8 @@ from hetconv_cli.measure import counters
 from hetconv_cli.measure.counters import count, count_dispatched, replay
 
 
-def conv(m=8, n=8, **more) -> nn.Conv2d:
-    return nn.Conv2d(m, n, 3, padding=1, **more)
-
-
 def ones(*shape: int) -> tuple[torch.Tensor]:
     return (torch.ones(shape),)
-
-
-class Wrap(nn.Module):
-    """A forward function over modules by name."""
-
-    def __init__(self, forward, **modules: nn.Module) -> None:
-        super().__init__()
-        self.run = forward
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-    def forward(self, *inputs):
-        return self.run(self, *inputs)
 
 
 # --- counts by hand ---
@@ -72,7 +56,7 @@ def test_work_is_listed_by_the_module_that_does_it():
     def forward(self, x):
         return F.linear(self.body(x).flatten(1), self.weight)
 
-    model = Wrap(forward, body=nn.Sequential(conv(), nn.ReLU(), conv(8, 4)))
+    model = Net(forward, body=nn.Sequential(conv(), nn.ReLU(), conv(8, 4)))
     model.weight = nn.Parameter(torch.ones(5, 4 * 36))
     counts = count(model, ones(1, 8, 6, 6))
     assert counts.dispatcher == {"": 720, "body.0": 20_736, "body.2": 10_368}
@@ -90,7 +74,7 @@ def test_a_bare_layer_is_listed_under_its_empty_name():
 
 
 def test_a_module_that_is_called_twice_counts_twice():
-    model = Wrap(lambda self, x: self.a(self.a(x)), a=conv())
+    model = Net(lambda self, x: self.a(self.a(x)), a=conv())
     counts = count(model, ones(1, 8, 6, 6))
     assert counts.dispatcher == {"a": 2 * 20_736}
     assert counts.thop == {"a": 2 * 20_736}
@@ -98,7 +82,7 @@ def test_a_module_that_is_called_twice_counts_twice():
 
 def test_a_module_under_two_names_is_listed_once_under_the_first():
     shared = conv()
-    model = Wrap(lambda self, x: self.b(self.a(x)), a=shared, b=shared)
+    model = Net(lambda self, x: self.b(self.a(x)), a=shared, b=shared)
     counts = count(model, ones(1, 8, 6, 6))
     assert counts.dispatcher == {"a": 2 * 20_736}
     assert sum(counts.thop.values()) == 2 * 20_736
@@ -106,14 +90,14 @@ def test_a_module_under_two_names_is_listed_once_under_the_first():
 
 def test_a_module_in_two_parents_takes_nothing_from_either():
     shared = conv()
-    one, other = Wrap(lambda self, x: self.c(x), c=shared), Wrap(lambda self, x: self.c(x), c=shared)
-    counts = count(Wrap(lambda self, x: self.b(self.a(x)), a=one, b=other), ones(1, 8, 6, 6))
+    one, other = Net(lambda self, x: self.c(x), c=shared), Net(lambda self, x: self.c(x), c=shared)
+    counts = count(Net(lambda self, x: self.b(self.a(x)), a=one, b=other), ones(1, 8, 6, 6))
     assert counts.dispatcher == {"a.c": 2 * 20_736}
     assert counts.thop == {"a.c": 4 * 20_736, "b.c": 4 * 20_736}  # thop hooks it and adds it up once for each parent
 
 
 def attention(**more) -> nn.Module:
-    return Wrap(lambda self, q, k: self.m(q, k, k)[0], m=nn.MultiheadAttention(16, 2, **more))
+    return Net(lambda self, q, k: self.m(q, k, k)[0], m=nn.MultiheadAttention(16, 2, **more))
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
@@ -146,7 +130,7 @@ def test_the_switch_of_the_fused_path_is_put_back_even_after_a_failure(enabled):
 
 
 def test_scaled_dot_product_attention_outside_of_a_module_is_seen():
-    model = Wrap(lambda self, x: F.scaled_dot_product_attention(x, x, x))
+    model = Net(lambda self, x: F.scaled_dot_product_attention(x, x, x))
     assert count_dispatched(model, ones(1, 2, 5, 8)) == {"": 2 * 2 * 25 * 8}
 
 
@@ -226,7 +210,7 @@ def test_both_counters_watch_one_and_the_same_forward_pass():
         calls.append(1)
         return self.a(x)
 
-    count(Wrap(forward, a=conv()), ones(1, 8, 6, 6))
+    count(Net(forward, a=conv()), ones(1, 8, 6, 6))
     assert len(calls) == 1
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torchvision
+from small_networks import conv
 from torch import nn
 
 from hetconv_cli.conversion.candidates import find_candidates
@@ -19,10 +20,6 @@ def network(model: nn.Module, *shape: int) -> Network:
 def summary(model: nn.Module, *shape: int, rules: Rules) -> Summary:
     prepared = network(model, *shape)
     return summarize(prepared, make_plan(find_candidates(prepared.model, prepared.trace), rules))
-
-
-def conv(m=8, n=8) -> nn.Conv2d:
-    return nn.Conv2d(m, n, 3, padding=1)
 
 
 def two_stages() -> nn.Module:

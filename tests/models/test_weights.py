@@ -59,6 +59,15 @@ def test_a_safetensors_file_is_loaded(tmp_path, state):
     assert_loaded(build(SOURCE, weights=str(tmp_path / "weights.safetensors")), state)
 
 
+@pytest.mark.parametrize("save", [torch.save, save_file])
+def test_a_module_that_asks_for_its_version_loads_from_plain_tensors(tmp_path, save):
+    source = Source("torchvision", "mnasnet0_5")
+    state = build(source, seed=7).model.state_dict()
+    file = tmp_path / ("weights.pt" if save is torch.save else "weights.safetensors")
+    save(dict(state), file)
+    assert_loaded(build(source, weights=str(file)), state)
+
+
 def test_on_meta_the_file_is_checked_and_its_weights_dropped(tmp_path, state):
     torch.save(state, tmp_path / "weights.pt")
     model = build(SOURCE, weights=str(tmp_path / "weights.pt"), device="meta").model

@@ -52,6 +52,10 @@ def test_text_says_source_graph_file_proof_and_verdict():
     )
 
 
+def test_a_proof_on_a_gpu_says_so():
+    assert "ONNX Runtime on CPU against torch on CUDA, batch 3" in export_text(replace(REPORT, device="cuda"), "net.py")
+
+
 def test_what_is_not_verified_says_so():
     text = export_text(UNVERIFIED, "net.py:build")
     assert text.endswith("proof    none was asked for\nNOT VERIFIED (--no-verify)\n")

@@ -59,7 +59,7 @@ def test_json_is_the_documented_structure():
     }
     assert report["variants"][1]["converted_macs"] == {"analytic": 900_000, "measured": 900_000, "executed": 975_000}
     assert report["variants"][0]["ratio"] == dict.fromkeys(("equation", "by_equation", "analytic", "measured"))
-    assert list(report["layers"][1].values()) == ["body", 8, 8, (3, 3), (1, 1), (4, 4), 2, 18432, 584, True, None]
+    assert list(report["layers"][1].values()) == ["body", 8, 8, (3, 3), (1, 1), (4, 4), 2, 18432, 584, True, None, None]
 
 
 def test_several_inputs_are_a_list_of_shapes():
@@ -122,6 +122,22 @@ def test_the_table_of_layers():
         "body    8 -> 8        3x3      1x1         4x4       2   18.432      584   convertible\n"
         "aux     8 -> 8        1x7      1x1   never ran       0    0.000      456   convertible\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        (1, "3 of 4 Conv2d can be converted (2 as 1 pair)"),
+        (2, "5 of 6 Conv2d can be converted (4 as 2 pairs)"),
+    ],
+)
+def test_the_headline_counts_both_convolutions_of_a_pair(pairs, said):
+    depthwise = replace(BODY, name="depthwise", pair="pointwise")
+    pointwise = replace(BODY, name="pointwise", kernel=(1, 1), pair="depthwise")
+    report = replace(REPORT, layers=(STEM, BODY, *[depthwise, pointwise] * pairs))
+    assert to_text(flops_table(report, "mac")).splitlines()[0].endswith(f"  {said}")
+    last_words = [line.split("   ")[-1] for line in to_text(layers_table(report, "mac")).splitlines()]
+    assert last_words[-2:] == ["pair with pointwise", "pair with depthwise"]
 
 
 def test_a_network_counted_on_one_run_says_so():
