@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from hetconv_cli.bench.clock import Call
 from hetconv_cli.conversion.fuse import fuse
-from hetconv_cli.errors import ArgumentError
+from hetconv_cli.errors import ArgumentError, HetconvError
 from hetconv_cli.export.exporters import export_graph
 from hetconv_cli.export.inputs import inputs_like
 from hetconv_cli.export.onnx_file import DEFAULT_OPSET, export_onnx
 from hetconv_cli.layers import FusedHetConv2d
 from hetconv_cli.models.device import DeviceName
 from hetconv_cli.models.example import ExampleSpec
+from hetconv_cli.models.one_line import one_line
 
 Runtime = Literal["torch", "compile", "onnxruntime", "openvino"]
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
@@ -108,13 +109,22 @@ def _compile(call: Call) -> None:
     """The first call of a compiled network, with weights as constants: as an option of torch.compile that does nothing.
 
     Networks of one class share one budget of compilations, beyond which torch runs them eagerly and only logs it.
+
+    Raises:
+        HetconvError: torch cannot compile it (2.15: with circular padding).
     """
     from torch._dynamo import config as dynamo
     from torch._inductor import config as inductor
 
     most = dynamo.patch(recompile_limit=1000, accumulated_recompile_limit=1000, fail_on_recompile_limit_hit=True)
-    with inductor.patch(freezing=True), most:
-        call()
+    try:
+        with inductor.patch(freezing=True), most:
+            call()
+    except Exception as error:
+        raise HetconvError(
+            f"torch.compile fails on this network or a variant of it ({type(error).__name__}: {one_line(error)});"
+            " leave compile out of --runtime"
+        ) from error
 
 
 def _synchronised(call: Call) -> Call:

@@ -1,9 +1,11 @@
 """Each runtime runs the network in the form that it names."""
 
+import pytest
 import torch
 from torch import nn
 
 from hetconv_cli.bench.runtimes import _compile, torch_forms
+from hetconv_cli.errors import HetconvError
 from hetconv_cli.layers import HetConv2d
 from hetconv_cli.models.example import ExampleSpec
 from hetconv_cli.ops.hetconv2d.cpu_build import cpu_library
@@ -20,6 +22,17 @@ def test_every_network_is_compiled_however_many_were_before_it():
         networks.append(torch.compile(nn.Linear(3, features), backend=backend))
         _compile(lambda run=networks[-1]: run(torch.ones(3)))
     assert len(compiled) == 12
+
+
+def test_a_network_that_torch_cannot_compile_is_one_line():
+    def call():
+        raise RuntimeError("no such lowering\nin the compiler")
+
+    with pytest.raises(
+        HetconvError, match=r"torch.compile fails on .*: no such lowering\)?; leave compile out"
+    ) as said:
+        _compile(call)
+    assert "\n" not in str(said.value)
 
 
 def test_the_fused_form_says_what_computes_it(monkeypatch):

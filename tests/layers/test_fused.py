@@ -127,7 +127,7 @@ def test_two_convolutions_that_were_asked_for_are_two(packed_calls):
     ("more", "runs_as"),
     [
         ({"padding": 0}, "CPU kernel"),
-        ({"padding": 1, "padding_mode": "reflect"}, "torch"),
+        ({"padding": 1, "padding_mode": "reflect"}, "CPU kernel"),
         ({"padding": 1, "arrangement": "shifted"}, "torch"),
     ],
 )

@@ -17,15 +17,15 @@ from hetconv_cli.errors import ArgumentError, HetconvError
 from hetconv_cli.geometry import Geometry, Size
 from hetconv_cli.ops.hetconv2d.cpu_build import cpu_library
 from hetconv_cli.ops.hetconv2d.spec import HetConvSpec
+from hetconv_cli.ops.hetconv2d.taps import pad_as
 
 
 def serves_layer(spec: HetConvSpec, weight: Tensor) -> bool:
-    """Whether layers like this can be packed: float32 on the CPU, blocked, zero padding, and a compiler at hand."""
+    """Whether layers like this can be packed: float32 on the CPU, blocked, and a compiler at hand."""
     return (
         weight.device.type == "cpu"
         and weight.dtype == torch.float32
         and spec.group_channels is None
-        and spec.geometry.padding_mode == "zeros"
         and cpu_library().library is not None
     )
 
@@ -65,9 +65,11 @@ def hetconv2d_cpu(
     input: Tensor, packed: Tensor, bias: Tensor | None, spec: HetConvSpec, residual: Tensor | None, *, relu: bool
 ) -> Tensor:
     """relu(convolution + bias + residual) in channels_last, without gradients; `packed` from `pack`."""
-    g = spec.geometry
+    g, padding = spec.geometry, spec.geometry.padding
+    if g.padding_mode != "zeros":
+        input, padding = pad_as(input, g), (0, 0)
     output: Tensor = torch.ops.hetconv.cpu_inference(
-        input, packed, bias, residual, relu, g.out_channels, spec.p, g.kernel, g.stride, g.padding, g.dilation
+        input, packed, bias, residual, relu, g.out_channels, spec.p, g.kernel, g.stride, padding, g.dilation
     )
     return output
 
