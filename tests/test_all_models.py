@@ -48,8 +48,8 @@ def report(capsys, monkeypatch, tmp_path):
     """Runs a command in an empty folder and returns its JSON; the network it opens is opened once for one test."""
     opened = {}
 
-    def open_once(source, input_size=None):
-        assert input_size is None
+    def open_once(source, input_size=None, device="cpu"):
+        assert (input_size, device) == (None, "cpu")
         if source not in opened:
             opened[source] = open_source(source)
         return opened[source]
