@@ -63,8 +63,8 @@ def torch_forms(
     models = {} if compiled and not plain else {"as it is": own}
     if not plain:
         fused = fuse(own, example.make(device=device))
-        kernels = sorted({layer.runs_as for layer in fused.modules() if isinstance(layer, FusedHetConv2d)})
-        models[" + ".join(["fused", *kernels])] = fused
+        ours = {layer.runs_as for layer in fused.modules() if isinstance(layer, FusedHetConv2d)}
+        models[" + ".join(["fused", *sorted(ours & {"CPU kernel", "GPU kernel"})])] = fused
     return [
         _torch_form(form, f"{name}, {_LAYOUTS[layout]}", example, device, layout, compiled=compiled)
         for name, form in models.items()

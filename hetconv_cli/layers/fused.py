@@ -40,7 +40,7 @@ def fold_into_conv(layer: nn.Conv2d, norm: BatchNorm) -> nn.Conv2d:
 
 
 class FusedHetConv2d(HetConv2d):
-    """A HetConv2d whose filters and bias have a BatchNorm folded in, followed by ReLU if asked for. No gradients.
+    """A HetConv2d for inference, with a BatchNorm folded into its filters and bias, and ReLU behind if asked for.
 
     Computes relu(convolution + bias + residual). The fused kernels for GPU and CPU do that in one pass, oneDNN in two;
     the other implementations do it step by step.

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from compilers import compiler
 from torch import nn
 
 from hetconv_cli.bench.runtimes import _compile, torch_forms
@@ -35,14 +36,15 @@ def test_a_network_that_torch_cannot_compile_is_one_line():
     assert "\n" not in str(said.value)
 
 
-def test_the_fused_form_says_what_computes_it(monkeypatch):
+def test_the_fused_form_names_the_kernel_of_ours():
     network, example = nn.Sequential(HetConv2d(8, 8, 3, padding=1, p=4)), ExampleSpec(((1, 8, 6, 6),))
 
     def names():
         return [form.name for form in torch_forms(network, example, "cpu", compiled=False)]
 
-    kernel = "oneDNN" if cpu_library().problem else "CPU kernel"
-    fused = [f"fused + {kernel}, contiguous", f"fused + {kernel}, channels_last"]
-    assert names() == ["as it is, contiguous", "as it is, channels_last", *fused]
-    monkeypatch.setenv("HETCONV_CXX", "")
-    assert "fused + oneDNN, channels_last" in names()
+    with compiler(None):
+        fused = "fused" if cpu_library().problem else "fused + CPU kernel"
+        own = ["as it is, contiguous", "as it is, channels_last"]
+        assert names() == [*own, f"{fused}, contiguous", f"{fused}, channels_last"]
+    with compiler(""):
+        assert names() == [*own, "fused, contiguous", "fused, channels_last"]

@@ -6,6 +6,7 @@ import io
 import pytest
 import torch
 import torch.nn.functional as F
+from compilers import compiler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -38,10 +39,10 @@ def wanted(layer, norm, x, residual=None, relu=True):
 
 def check(fused, layer, norm, x, residual=None):
     with torch.no_grad():
-        want = wanted(layer, norm, x, residual, fused.relu)
+        sums = wanted(layer, norm, x, residual, relu=False)
         got = fused(x, residual)
     assert got.dtype == x.dtype
-    assert (got - want).abs().max() <= BOUND * want.abs().max()
+    assert (got - (F.relu(sums) if fused.relu else sums)).abs().max() <= BOUND * sums.abs().max()
 
 
 def channels_last(*shape):
@@ -51,15 +52,14 @@ def channels_last(*shape):
 @pytest.fixture(params=["CPU kernel", "oneDNN"])
 def packed_calls(request, monkeypatch):
     """How often packed weights ran, with a compiler and without."""
-    if request.param == "oneDNN":
-        monkeypatch.setenv("HETCONV_CXX", "")
-    elif cpu_library().problem:
-        pytest.skip(cpu_library().problem)
     calls = []
     for module, name in ((cpu_kernel, "hetconv2d_cpu"), (onednn, "hetconv2d_onednn")):
         run = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *args, run=run, **more: calls.append(1) or run(*args, **more))
-    return calls
+    with compiler("" if request.param == "oneDNN" else None):
+        if request.param != "oneDNN" and cpu_library().problem:
+            pytest.skip(cpu_library().problem)
+        yield calls
 
 
 @settings(max_examples=40, deadline=None)
@@ -77,20 +77,18 @@ def packed_calls(request, monkeypatch):
     relu=st.booleans(),
     residual=st.booleans(),
     batch=st.integers(0, 3),
-    compiler=st.booleans(),
+    compiles=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_every_geometry_with_residual_and_relu(
-    m, n, p, kernel, stride, padding, dilation, arrangement, mode, bias, relu, residual, batch, compiler, seed
+    m, n, p, kernel, stride, padding, dilation, arrangement, mode, bias, relu, residual, batch, compiles, seed
 ):
     size = kernel if isinstance(kernel, tuple) else (kernel, kernel)
     if padding == "same as the window":
         padding = tuple(k // 2 * dilation for k in size)
     more = {"stride": stride, "padding": padding, "dilation": dilation, "padding_mode": mode, "bias": bias}
     layer, norm = layer_and_norm(seed, m, n, p, kernel, arrangement, **more)
-    with pytest.MonkeyPatch.context() as patch:
-        if not compiler:
-            patch.setenv("HETCONV_CXX", "")
+    with compiler(None if compiles else ""):
         fused = FusedHetConv2d(layer, norm, relu=relu)
     x = channels_last(batch, m, 11, 9)
     with torch.no_grad():
@@ -160,6 +158,31 @@ def test_a_gradient_is_right(of, packed_calls):
     wanted(layer, norm, exact_x, exact_residual).square().sum().backward()
     assert (ours.grad - exact.grad).abs().max() <= BOUND * exact.grad.abs().max()
     assert not packed_calls
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")  # torch's own
+def test_a_forward_derivative_is_right(packed_calls):
+    layer, norm = layer_and_norm(padding=1)
+    fused = FusedHetConv2d(layer, norm, relu=True)
+    x, direction = channels_last(2, 8, 7, 6), channels_last(2, 8, 7, 6)
+    _, got = torch.func.jvp(fused, (x,), (direction,))
+    exact = nn.Sequential(copy.deepcopy(layer), copy.deepcopy(norm), nn.ReLU()).double()
+    _, want = torch.func.jvp(exact, (x.double(),), (direction.double(),))
+    assert (got - want).abs().max() <= BOUND * want.abs().max()
+    assert not packed_calls
+
+
+@pytest.mark.filterwarnings("ignore")  # the tracer's: sizes are constants, and it is deprecated
+def test_an_exported_or_traced_graph_runs_without_this_package(packed_calls):
+    layer, norm = layer_and_norm(padding=1)
+    fused = FusedHetConv2d(layer, norm, relu=True)
+    x = torch.randn(2, 8, 7, 6)
+    network = nn.Sequential(fused)
+    exported = torch.export.export(network, (x,)).graph_module.graph
+    traced = torch.jit.trace(network, (x,)).inlined_graph
+    for graph in (exported, traced):
+        assert "conv" in str(graph)
+        assert "cpu_inference" not in str(graph)
 
 
 def saved_and_loaded(module):

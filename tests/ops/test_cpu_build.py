@@ -17,9 +17,9 @@ def fresh(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.delenv("HETCONV_CXX", raising=False)
-    cpu_build._built.cache_clear()
+    cpu_library.cache_clear()
     yield
-    cpu_build._built.cache_clear()
+    cpu_library.cache_clear()
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def compiler(tmp_path, monkeypatch):
     """A compiler that notes its calls; the file with the notes."""
     if cpu_library().problem:
         pytest.skip(cpu_library().problem)
-    cpu_build._built.cache_clear()
+    cpu_library.cache_clear()
     shutil.rmtree(tmp_path / "cache")
     notes, script = tmp_path / "calls", tmp_path / "compiler"
     script.write_text(f'#!/bin/sh\necho "$@" >> {notes}\nexec c++ "$@"\n')
@@ -44,11 +44,55 @@ def test_it_is_compiled_once_and_loaded_from_the_cache_afterwards(compiler, tmp_
     assert cpu_library().library is not None
     assert cpu_library() is cpu_library()
     assert compilations(compiler) == 1
-    cpu_build._built.cache_clear()  # as another process would find it
+    cpu_library.cache_clear()  # as another process would find it
     assert cpu_library().library is not None
     assert compilations(compiler) == 1
     (file,) = (tmp_path / "cache/hetconv").iterdir()  # and nothing half-written
     assert file.suffix == ".so"
+
+
+def test_a_damaged_file_is_compiled_anew(compiler, tmp_path, monkeypatch):
+    cpu_library()
+    moved = (tmp_path / "cache").rename(tmp_path / "moved")  # a path that this process has loaded is not read again
+    monkeypatch.setenv("XDG_CACHE_HOME", str(moved))
+    (file,) = (moved / "hetconv").iterdir()
+    file.write_bytes(b"")
+    cpu_library.cache_clear()
+    assert cpu_library().library is not None
+    assert compilations(compiler) == 2
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_others_may_have_written_is_not_loaded(what, compiler, tmp_path):
+    cpu_library()
+    folder = tmp_path / "cache/hetconv"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    (folder if what == "folder" else next(folder.iterdir())).chmod(0o777)
+    cpu_library.cache_clear()
+    assert "can be written by others" in cpu_library().problem
+
+
+def test_a_relative_cache_folder_is_not_one(compiler, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cpu_library().library is not None
+    assert list((tmp_path / "home/.cache/hetconv").iterdir())
+
+
+def test_another_processor_gets_a_kernel_of_its_own(compiler, tmp_path, monkeypatch):
+    cpu_library()
+    monkeypatch.setattr(cpu_build, "_processor", lambda command: b"another")
+    cpu_library.cache_clear()
+    assert cpu_library().library is not None
+    assert len(list((tmp_path / "cache/hetconv").iterdir())) == 2
+
+
+def test_an_empty_cxx_is_none_and_hetconvs_own_goes_first(monkeypatch):
+    monkeypatch.setenv("CXX", "")
+    assert "HETCONV_CXX" not in str(cpu_library().problem)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    cpu_library.cache_clear()
+    assert "no-such-compiler" in cpu_library().problem
 
 
 def test_a_changed_kernel_is_compiled_anew(compiler, tmp_path, monkeypatch):
@@ -56,7 +100,7 @@ def test_a_changed_kernel_is_compiled_anew(compiler, tmp_path, monkeypatch):
     changed = tmp_path / "changed.cpp"
     changed.write_text(cpu_build.SOURCE.read_text() + "// changed\n")
     monkeypatch.setattr(cpu_build, "SOURCE", changed)
-    cpu_build._built.cache_clear()
+    cpu_library.cache_clear()
     assert cpu_library().library is not None
     assert compilations(compiler) == 2
 

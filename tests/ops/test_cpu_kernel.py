@@ -4,6 +4,7 @@ import platform
 
 import pytest
 import torch
+from compilers import compiler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -75,32 +76,42 @@ LAYOUTS = {
     dilation=st.sampled_from([(1, 1), (2, 1), (1, 3)]),
     size=st.tuples(st.integers(9, 12), st.integers(19, 40)),
     layout=st.sampled_from(sorted(LAYOUTS)),
-    compiler=st.sampled_from(COMPILERS),
+    command=st.sampled_from(COMPILERS),
     bias=st.booleans(),
     residual=st.booleans(),
     relu=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_every_geometry_in_every_layout(
-    part, p, n, kernel, stride, padding, dilation, size, layout, compiler, bias, residual, relu, seed
+    part, p, n, kernel, stride, padding, dilation, size, layout, command, bias, residual, relu, seed
 ):
     spec, weights = layer(part * p, n, p, kernel, stride, padding, dilation, seed)
     weights = weights if bias else [*weights[:2], None]
     make = torch.Generator().manual_seed(seed)
     x = LAYOUTS[layout](torch.randn((2, part * p, *size), generator=make))
     added = torch.randn((2, n, *spec.geometry.output_size(*size)), generator=make) if residual else None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HETCONV_CXX", compiler)
+    with compiler(command):
         check(x, spec, weights, added, relu)
 
 
-def test_the_compilers_make_kernels_of_different_widths(monkeypatch):
+def test_the_compilers_make_kernels_of_different_widths():
     lanes = []
-    for compiler in COMPILERS:
-        monkeypatch.setenv("HETCONV_CXX", compiler)
-        lanes.append(cpu_library().library.hetconv_lanes())
+    for command in COMPILERS:
+        with compiler(command):
+            lanes.append(cpu_library().library.hetconv_lanes())
     assert lanes == sorted(lanes, reverse=True)
     assert lanes[-1] == 4
+
+
+def test_the_environment_may_change_between_packing_and_running(monkeypatch):
+    spec, (weight_1x1, ring, bias) = layer(16, 16, 1)
+    x = torch.randn(1, 16, 6, 6)
+    with compiler(NATIVE):
+        packed = cpu_kernel.pack(weight_1x1, ring, spec)
+        before = cpu_kernel.hetconv2d_cpu(x, packed, bias, spec, None, relu=False)
+        for command in (NARROW, "no-such-compiler", ""):
+            monkeypatch.setenv("HETCONV_CXX", command)
+            assert torch.equal(cpu_kernel.hetconv2d_cpu(x, packed, bias, spec, None, relu=False), before)
 
 
 @pytest.mark.parametrize("width", [1, 2, 7, 13, 14, 15, 28, 29, 56, 63])
@@ -132,6 +143,15 @@ def test_nothing_of_the_output_is_left_unwritten():
     for _ in range(3):
         torch.full((2, 21, 6, 16), float("nan"))  # freed at once: the next output may take its memory
         assert not run(torch.randn(2, 20, 11, 31), spec, weights).isnan().any()
+
+
+def test_an_infinite_input_stays_within_the_classes_of_a_vector():
+    spec, weights = layer(32, 64, 4, padding=(0, 0))
+    x = torch.zeros(1, 32, 3, 3)
+    x[0, 0, 0, 0] = float("inf")  # read by the first class only: 16 filters, a vector
+    y = run(x, spec, weights)
+    assert not y[0, :16].isfinite().any()
+    assert y[0, 16:].isfinite().all()
 
 
 def test_nan_passes_relu_as_in_torch():
@@ -172,3 +192,22 @@ def test_weights_packed_for_another_layer_are_refused_not_read_beyond_their_end(
     packed = cpu_kernel.pack(weight_1x1, ring, spec)
     with pytest.raises(HetconvError, match="packed weights must be"):
         cpu_kernel.hetconv2d_cpu(torch.randn(1, 8, 5, 5), packed[:-1], bias, spec, None, relu=False)
+    for wrong in (packed.double(), packed.repeat_interleave(2)[::2]):
+        with pytest.raises(HetconvError, match="pack them anew"):
+            cpu_kernel.hetconv2d_cpu(torch.randn(1, 8, 5, 5), wrong, bias, spec, None, relu=False)
+
+
+@pytest.mark.parametrize(
+    ("more", "served"),
+    [
+        ({}, True),
+        ({"n": 9}, True),
+        ({"n": 3}, False),
+        ({"m": 64, "n": 64, "p": 8}, True),
+        ({"m": 64, "n": 64, "p": 64}, False),  # vectors of many classes: mostly zeros
+        ({"dilation": (1, 12), "padding": (1, 12)}, False),  # strips of many rows that nobody reads
+    ],
+)
+def test_layers_that_others_compute_faster_are_left_to_them(more, served):
+    spec, (weight_1x1, _, _) = layer(**{"m": 8, "n": 12, "p": 4, **more})
+    assert cpu_kernel.serves_layer(spec, weight_1x1) == served

@@ -1,13 +1,15 @@
-// One HetConv layer, forward, float32: each output is summed in a register, over exactly the layer's weights.
+// One HetConv layer, forward, float32, in one pass: each output is summed in a register.
 //
 // A strip of input rows is laid out so that an output pixel's right-hand neighbour always reads 16 floats further on,
 // whatever the stride; padding is zeros there. A tile of output pixels by one vector of filters then walks one list of
 // spans (a tap, neighbouring channels), weights streaming past once. cpu_kernel.py packs the weights in that order.
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -177,7 +179,7 @@ Tile tile_of(int64_t pixels, std::index_sequence<I...>) {
 }
 
 // The channels of the classes of filters first ... last, neighbours as both are in a blocked layer.
-Range own_channels(const Layer& layer, int64_t first, int64_t last) {
+Range class_channels(const Layer& layer, int64_t first, int64_t last) {
     const int64_t part = layer.channels / layer.p;
     const int64_t first_class = first * layer.p / layer.filters, last_class = last * layer.p / layer.filters;
     return {first_class * part, (last_class - first_class + 1) * part};
@@ -212,7 +214,7 @@ std::vector<Filters> all_filters(const Strip& strip, const float* packed, const 
     Range known{-1, -1};
     for (int64_t first = 0; first < layer.filters; first += LANES) {
         const int64_t count = std::min(LANES, layer.filters - first);
-        const Range own = own_channels(layer, first, first + count - 1);
+        const Range own = class_channels(layer, first, first + count - 1);
         const bool same = own.first == known.first && own.count == known.count;  // vectors of one class
         Filters one{same ? all.back().spans : std::make_shared<Spans>(spans_of(strip, own)), packed, Vector{}};
         if (bias) for (int64_t n = 0; n < count; n++) one.bias[n] = bias[first + n];
@@ -245,16 +247,16 @@ extern "C" int64_t hetconv_lanes() { return LANES; }
 extern "C" int64_t hetconv_packed_floats(const Layer* layer) {
     int64_t floats = 0;
     for (int64_t first = 0; first < layer->filters; first += LANES) {
-        const Range own = own_channels(*layer, first, std::min(first + LANES, layer->filters) - 1);
+        const Range own = class_channels(*layer, first, std::min(first + LANES, layer->filters) - 1);
         floats += (layer->channels + (layer->kernel.rows * layer->kernel.columns - 1) * own.count) * LANES;
     }
     return floats;
 }
 
 // relu(convolution + bias + residual). `bias` and `residual` may be null; `residual` and `output` are
-// [batch, rows, columns, filters].
-extern "C" void hetconv_forward(const Layer* of, const float* input, const float* packed, const float* bias,
-                                const float* residual, float* output) {
+// [batch, rows, columns, filters]. Returns 0, or 1 where there is no memory for a strip.
+extern "C" int64_t hetconv_forward(const Layer* of, const float* input, const float* packed, const float* bias,
+                                   const float* residual, float* output) try {
     const Layer& layer = *of;
     const Strip strip(layer);
     const std::vector<Filters> filters = all_filters(strip, packed, bias);
@@ -266,13 +268,20 @@ extern "C" void hetconv_forward(const Layer* of, const float* input, const float
     const int64_t share = ceil_div(vectors, cuts), shares = ceil_div(vectors, share);
     const int64_t step_row = layer.output.columns * layer.filters, step_image = layer.output.rows * step_row;
 
+    std::atomic<bool> failed{false};
+
 #pragma omp parallel for schedule(dynamic) num_threads(layer.threads)
     for (int64_t piece = 0; piece < pieces * shares; piece++) {
         static thread_local std::vector<float> floats;  // kept: fresh pages at every call would cost a few percent
         const int64_t image = piece / (strips * shares), first_row = piece / shares % strips * strip_rows;
         const int64_t rows = std::min(strip_rows, layer.output.rows - first_row);
         const size_t needed = strip.rows_for(rows) * strip.step_row;
-        if (floats.size() < needed) floats.resize(needed);
+        try {
+            if (floats.size() < needed) floats.resize(needed);
+        } catch (const std::bad_alloc&) {
+            failed = true;
+            continue;
+        }
         strip.fill(floats.data(), input + image * layer.step_image, first_row, rows);
         const int64_t first = piece % shares * share;
         for (int64_t v = first; v < std::min(vectors, first + share); v++) {
@@ -282,4 +291,7 @@ extern "C" void hetconv_forward(const Layer* of, const float* input, const float
             run_strip(strip, floats.data(), filters[v], rows, to);
         }
     }
+    return failed;
+} catch (const std::bad_alloc&) {
+    return 1;
 }

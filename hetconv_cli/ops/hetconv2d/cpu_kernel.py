@@ -1,7 +1,8 @@
-"""The layer with what follows it as one kernel on the CPU, for inference: exactly its weights, one pass, one buffer.
+"""The layer with what follows it as one kernel on the CPU, for inference: one pass, nothing between input and output.
 
 `cpu_kernel.cpp` is the kernel, `cpu_build.py` compiles it. Filters are taken in vectors of the processor's lanes; a
-vector that spans several classes reads the K x K taps of all their channels, with zeros where a filter has none.
+vector that spans several classes reads the K x K taps of all their channels, with zeros where a filter has none. Where
+an input is infinite, those zeros make NaN of it.
 """
 
 import ctypes
@@ -19,14 +20,23 @@ from hetconv_cli.ops.hetconv2d.cpu_build import cpu_library
 from hetconv_cli.ops.hetconv2d.spec import HetConvSpec
 from hetconv_cli.ops.hetconv2d.taps import pad_as
 
+WIDEST_DILATION = 4  # a strip holds the rows between the taps, too: beyond, oneDNN is the faster one
+MOST_CLASSES = 8  # of a vector; with more, most of what it multiplies are zeros
+
 
 def serves_layer(spec: HetConvSpec, weight: Tensor) -> bool:
-    """Whether layers like this can be packed: float32 on the CPU, blocked, and a compiler at hand."""
+    """Whether layers like this can be packed: float32 on the CPU, blocked, and a compiler at hand.
+
+    Not those in which other implementations are known to be faster.
+    """
+    g, library = spec.geometry, cpu_library().library
     return (
         weight.device.type == "cpu"
         and weight.dtype == torch.float32
-        and spec.group_channels is None
-        and cpu_library().library is not None
+        and (spec.arrangement == "blocked" or spec.p == 1)
+        and max(g.dilation) <= WIDEST_DILATION
+        and library is not None
+        and spec.p * library.hetconv_lanes() <= MOST_CLASSES * g.out_channels
     )
 
 
@@ -37,7 +47,6 @@ def serves_input(input: Tensor) -> bool:
         and input.dtype == torch.float32
         and input.dim() == 4
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_exporting()  # an exported graph runs without this package
     )
 
 
@@ -96,15 +105,21 @@ def _cpu_inference(
     output = _empty(x, call.output)
     if output.numel() == 0:
         return output
-    if packed.numel() != call.packed_floats:  # the kernel would read what is not there
+    fits = packed.numel() == call.packed_floats and packed.is_contiguous()
+    if not (fits and x.dtype == packed.dtype == torch.float32):  # the kernel would read what is not there
         raise HetconvError(
-            f"packed weights must be {call.packed_floats} floats here, got {packed.numel()}: pack them anew"
+            f"packed weights must be {call.packed_floats} contiguous floats here, and the input float32; got"
+            f" {packed.numel()} of {packed.dtype} and {x.dtype}: pack them anew"
         )
     if residual is not None:
         residual = residual.to(x.dtype).expand_as(output).contiguous(memory_format=torch.channels_last)
     bias = None if bias is None else bias.to(x.dtype).expand(filters).contiguous()
     tensors = (x, packed, bias, residual, output)
-    library.hetconv_forward(call.layer, *(None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors))
+    status = library.hetconv_forward(
+        call.layer, *(None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors)
+    )
+    if status != 0:
+        raise MemoryError("the CPU kernel has no memory for a strip of the input")
     return output
 
 

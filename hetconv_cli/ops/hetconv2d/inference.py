@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from hetconv_cli.ops.hetconv2d import cpu_kernel, onednn
 from hetconv_cli.ops.hetconv2d.api import Implementation, choose_implementation, run
@@ -58,10 +59,8 @@ def run_inference(
     relu: bool,
 ) -> Tensor:
     """relu(`run` + residual) on arguments that are already checked; what is not prepared is made at the call."""
-    differentiates = torch.is_grad_enabled() and (
-        input.requires_grad or (residual is not None and residual.requires_grad)
-    )
-    if implementation == "auto" and prepared.cpu is not None and cpu_kernel.serves_input(input) and not differentiates:
+    shortcut = not _is_watched(input, residual, weight_1x1, weight_ring, bias)
+    if implementation == "auto" and prepared.cpu is not None and shortcut and cpu_kernel.serves_input(input):
         return cpu_kernel.hetconv2d_cpu(input, prepared.cpu, bias, spec, residual, relu=relu)
     dtype = compute_dtype(input)
     chosen = choose_implementation(implementation, spec=spec, device=input.device, dtype=dtype).implementation
@@ -71,10 +70,21 @@ def run_inference(
         residual = None if residual is None else residual.to(dtype)
         return hetconv2d_triton_inference(input.to(dtype), packed.to(dtype), bias, residual, spec, relu=relu)
     if chosen == "grouped" and input.dim() == 4 and prepared.kernels is not None:
-        if prepared.onednn is not None and onednn.serves_input(input) and not differentiates:
+        if prepared.onednn is not None and shortcut and onednn.serves_input(input):
             return onednn.hetconv2d_onednn(input, prepared.onednn, bias, spec, residual, relu=relu)
         output = two_convolutions(input, prepared.kernels, weight_1x1, bias, spec, residual)
     else:
         output = run(input, weight_1x1, weight_ring, bias, spec, chosen)
         output = output if residual is None else output + residual
     return torch.relu(output) if relu else output
+
+
+def _is_watched(*tensors: Tensor | None) -> bool:
+    """Whether somebody needs torch's own operators: to differentiate, or for a graph that runs without this package."""
+    wants_gradient = any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    return (
+        (wants_gradient and torch.is_grad_enabled())
+        or forward_ad._current_level >= 0  # of torch.func.jvp, too
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        or torch.compiler.is_exporting()
+    )
